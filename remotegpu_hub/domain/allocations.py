@@ -1,0 +1,381 @@
+"""One run of an environment: admit (hold), activate (it runs), mark_ending, release (confirmed gone), and the
+comparison of what the database says with what really runs."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from ..errors import Abandoned, Conflict, IllegalMove, NoCapacity
+from ..orm import (
+    Allocation,
+    AllocationSlot,
+    AllocationState,
+    Attempt,
+    EndReason,
+    Environment,
+    EnvironmentState,
+    GpuSlot,
+    User,
+)
+from ..units import floor_second
+from . import budgets, environments, placement, ports, prices, quotas
+from .audit import SYSTEM, Actor, record
+from .environments import Rules, Wish
+from .quotas import Resources
+
+TRANSITIONS: dict[AllocationState, frozenset[AllocationState]] = {
+    AllocationState.ADMITTED: frozenset({AllocationState.ACTIVE, AllocationState.ENDING}),
+    AllocationState.ACTIVE: frozenset({AllocationState.ENDING}),
+    AllocationState.ENDING: frozenset({AllocationState.ENDED}),
+    AllocationState.ENDED: frozenset(),
+}
+"""Legal moves of an allocation. Ending twice is a no-op; everything else raises."""
+
+
+def move(allocation: Allocation, state: AllocationState) -> None:
+    """Raises: IllegalMove."""
+    if state not in TRANSITIONS[allocation.state]:
+        raise IllegalMove("The run", allocation.state.value, state.value)
+    allocation.state = state
+
+
+def admit(
+    session: Session,
+    *,
+    user: User,
+    server_name: str,
+    wish: Wish,
+    attempt: str,
+    rules: Rules,
+    actor: Actor,
+    now: datetime,
+    busy_ports: Collection[int] = frozenset(),
+    same_inside: bool = False,
+) -> Allocation:
+    """Hold what a run needs, or raise: Abandoned, Conflict while an older run still holds, QuotaExceeded with every
+    limit it would break, BudgetExceeded, NoCapacity explaining each host, Refused when no port is free.
+    """
+    _claim(session, attempt, now)
+    scopes = quotas.lock(session, user_id=user.id, workspace_id=wish.workspace_id, gpu_model=wish.gpu_model)
+    environment = environments.keep(session, user_id=user.id, server_name=server_name, wish=wish, now=now)
+    session.flush()
+    _refuse_second(session, environment)
+    wanted = Resources(
+        wish.gpu_model, wish.gpu_slots, wish.gpu_slots * scopes.slot_millis, wish.cpu_millis, wish.memory_bytes
+    )
+    quotas.check(session, scopes=scopes, wanted=wanted, now=now)
+    unit_prices, lines = prices.of(session, wanted=wanted, now=now)
+    per_hour = sum(lines.values())
+    status = budgets.status(
+        session, workspace_id=wish.workspace_id, workspace=wish.workspace, time_zone=wish.time_zone, now=now
+    )
+    budgets.check(status, price_per_hour=per_hour)
+    spot = placement.choose(session, wanted=wanted, policy=rules.policy)
+    environments.move(environment, EnvironmentState.CREATING)
+    session.flush()
+    allocation = _insert(session, environment, wish, attempt, wanted, spot.host_id, unit_prices, per_hour, now)
+    if wanted.gpu_slots:
+        _take_slots(session, allocation, wanted)
+    if wish.ports:
+        ports.take(
+            session,
+            allocation_id=allocation.id,
+            services=wish.ports,
+            address=allocation.host.address,
+            ranges=rules.port_ranges,
+            busy=busy_ports,
+            same_inside=same_inside,
+        )
+    record(session, actor=actor, action="allocation.admit", entity="allocation", entity_id=allocation.id, now=now,
+           environment=environment.id, host=spot.host, policy=spot.policy, score=round(spot.score, 4),
+           wanted=placement.describe(wanted))  # fmt: skip
+    return allocation
+
+
+def _claim(session: Session, attempt: str, now: datetime) -> None:
+    """Insert the attempt's row; if release was here first its tombstone is in the way."""
+    row = session.execute(
+        ports.insert_ignoring(session, Attempt).returning(Attempt.attempt),
+        {"attempt": attempt, "at": now, "released": False},
+    ).first()
+    if row is None:
+        raise Abandoned("This start was given up before it began. Start again.")
+
+
+def _refuse_second(session: Session, environment: Environment) -> None:
+    state = session.scalar(
+        select(Allocation.state).where(
+            Allocation.environment_id == environment.id, Allocation.state != AllocationState.ENDED
+        )
+    )
+    if state == AllocationState.ENDING:
+        raise Conflict("The last run is still stopping and keeps its GPUs until it is gone. Try again in a minute.")
+    if state is not None:
+        raise Conflict("The environment runs already.")
+
+
+def _insert(
+    session: Session,
+    environment: Environment,
+    wish: Wish,
+    attempt: str,
+    wanted: Resources,
+    host_id: int,
+    unit_prices: dict[str, int],
+    per_hour: int,
+    now: datetime,
+) -> Allocation:
+    allocation = Allocation(
+        environment_id=environment.id,
+        attempt=attempt,
+        workspace_id=wish.workspace_id,
+        user_id=environment.user_id,
+        host_id=host_id,
+        gpu_model=wanted.gpu_model,
+        gpu_slots=wanted.gpu_slots,
+        gpu_millis=wanted.gpu_millis,
+        cpu_millis=wanted.cpu_millis,
+        memory_bytes=wanted.memory_bytes,
+        image_reference=wish.image_reference,
+        image_digest=wish.image_digest,
+        price_per_hour=per_hour,
+        prices=unit_prices,
+        state=AllocationState.ADMITTED,
+        requested_at=now,
+        admitted_at=now,
+        metered=False,
+    )
+    session.add(allocation)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise Conflict("The environment runs already.") from error
+    return allocation
+
+
+def _take_slots(session: Session, allocation: Allocation, wanted: Resources) -> None:
+    """Pick free slots of the host, whose locked row keeps others away. Fewer than counted means that the sums
+    are wrong, which the next sync repairs: refuse rather than give less."""
+    held = select(AllocationSlot.slot_id).where(AllocationSlot.open)
+    free = (
+        select(literal(allocation.id), GpuSlot.id, literal(True))
+        .where(
+            GpuSlot.host_id == allocation.host_id,
+            GpuSlot.model == wanted.gpu_model,
+            GpuSlot.usable,
+            GpuSlot.id.not_in(held.where(AllocationSlot.slot_id == GpuSlot.id)),
+        )
+        .order_by(GpuSlot.gpu_id, GpuSlot.ordinal)
+        .limit(wanted.gpu_slots)
+    )
+    taken = session.execute(
+        insert(AllocationSlot).from_select(["allocation_id", "slot_id", "open"], free).returning(AllocationSlot.slot_id)
+    ).all()
+    if len(taken) < wanted.gpu_slots:
+        raise NoCapacity((), wanted=placement.describe(wanted))
+
+
+def by_attempt(session: Session, *, attempt: str, lock: bool = False) -> Allocation | None:
+    """The run that this start made, if it was admitted."""
+    query = select(Allocation).where(Allocation.attempt == attempt)
+    return session.scalar(query.with_for_update() if lock else query)
+
+
+def open_of(session: Session, *, user_id: int, server_name: str) -> Allocation | None:
+    """What this server of this user still holds."""
+    return session.scalar(
+        select(Allocation)
+        .join(Environment, Environment.id == Allocation.environment_id)
+        .where(
+            Environment.user_id == user_id,
+            Environment.server_name == server_name,
+            Allocation.state != AllocationState.ENDED,
+        )
+        .order_by(Allocation.id.desc())
+    )
+
+
+def activate(session: Session, *, attempt: str, mark: str, now: datetime) -> Allocation:
+    """Note that the run really runs: from this second on it is billed. Twice is a no-op.
+
+    Raises: Abandoned when it was given up meanwhile.
+    """
+    allocation = by_attempt(session, attempt=attempt, lock=True)
+    if allocation is None or allocation.state in (AllocationState.ENDING, AllocationState.ENDED):
+        raise Abandoned("This start was given up before it began. Start again.")
+    if allocation.state == AllocationState.ACTIVE:
+        return allocation
+    move(allocation, AllocationState.ACTIVE)
+    allocation.mark = mark
+    allocation.started_at = allocation.seen_at = floor_second(now)
+    environments.move(allocation.environment, EnvironmentState.RUNNING)
+    session.flush()
+    record(session, actor=SYSTEM, action="allocation.activate", entity="allocation", entity_id=allocation.id,
+           now=now, mark=mark)  # fmt: skip
+    return allocation
+
+
+def seen(session: Session, *, allocation_ids: Collection[int], at: datetime) -> None:
+    """Note that these runs were seen alive at an instant; an older one than known changes nothing."""
+    if not allocation_ids:
+        return
+    moment = floor_second(at)
+    session.execute(
+        update(Allocation)
+        .where(
+            Allocation.id.in_(allocation_ids),
+            Allocation.state.in_([AllocationState.ACTIVE, AllocationState.ENDING]),
+            Allocation.started_at.is_not(None),
+            Allocation.seen_at < moment,
+        )
+        .values(seen_at=moment)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def mark_ending(
+    session: Session, *, attempt: str, reason: EndReason, actor: Actor, now: datetime, message: str = ""
+) -> Allocation | None:
+    """Begin the end of a run: it keeps all it holds until it is confirmed gone. Twice is a no-op.
+
+    Also leaves the tombstone that keeps a start which is still on its way from ever being admitted.
+    """
+    _bury(session, attempt, now)
+    allocation = by_attempt(session, attempt=attempt, lock=True)
+    if allocation is None or allocation.state in (AllocationState.ENDING, AllocationState.ENDED):
+        return allocation
+    move(allocation, AllocationState.ENDING)
+    allocation.ending_at = now
+    allocation.end_reason = reason
+    environments.move(allocation.environment, EnvironmentState.STOPPING, message=message)
+    session.flush()
+    record(session, actor=actor, action="allocation.ending", entity="allocation", entity_id=allocation.id, now=now,
+           reason=reason.value, message=message)  # fmt: skip
+    return allocation
+
+
+def _bury(session: Session, attempt: str, now: datetime) -> None:
+    dialect = session.get_bind().dialect.name
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(Attempt)
+    session.execute(
+        statement.values(attempt=attempt, at=now, released=True).on_conflict_do_update(
+            index_elements=["attempt"], set_={"released": True}
+        )
+    )
+
+
+FAILURES = frozenset({EndReason.FAILED, EndReason.TIMEOUT, EndReason.GHOST, EndReason.ORPHAN})
+
+
+def release(
+    session: Session,
+    *,
+    attempt: str,
+    reason: EndReason,
+    actor: Actor,
+    now: datetime,
+    ended_at: datetime | None = None,
+    message: str = "",
+) -> Allocation | None:
+    """Give back all that a run held: only for what is confirmed gone. Twice is a no-op.
+
+    `ended_at` is when the end was seen; without it the run ended when it was last seen alive, so nobody is billed
+    for what did not run. A run that was never active is billed nothing.
+    """
+    allocation = mark_ending(session, attempt=attempt, reason=reason, actor=actor, now=now, message=message)
+    if allocation is None or allocation.state == AllocationState.ENDED:
+        return allocation
+    move(allocation, AllocationState.ENDED)
+    if allocation.started_at is None:
+        allocation.ended_at = allocation.admitted_at
+        allocation.metered = True
+    else:
+        seen_at = allocation.seen_at or allocation.started_at
+        end = floor_second(min(ended_at, now)) if ended_at is not None else seen_at
+        allocation.ended_at = max(end, seen_at, allocation.started_at)
+    session.flush()
+    give_back(session, allocation)
+    reason_kept = allocation.end_reason or reason
+    failed = reason_kept in FAILURES
+    environments.move(
+        allocation.environment,
+        EnvironmentState.ERROR if failed else EnvironmentState.STOPPED,
+        message=message or allocation.environment.message,
+    )
+    session.flush()
+    record(session, actor=actor, action="allocation.release", entity="allocation", entity_id=allocation.id, now=now,
+           reason=reason_kept.value, ended_at=allocation.ended_at.isoformat())  # fmt: skip
+    return allocation
+
+
+def give_back(session: Session, allocation: Allocation) -> None:
+    """Return host room, slots and ports of an ended run."""
+    held = Resources(
+        allocation.gpu_model,
+        allocation.gpu_slots,
+        allocation.gpu_millis,
+        allocation.cpu_millis,
+        allocation.memory_bytes,
+    )
+    placement.give_back(session, host_id=allocation.host_id, held=held)
+    session.execute(
+        update(AllocationSlot)
+        .where(AllocationSlot.allocation_id == allocation.id, AllocationSlot.open)
+        .values(open=False)
+        .execution_options(synchronize_session=False)
+    )
+    ports.give_back(session, allocation_id=allocation.id)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An open run as the reconciler compares it."""
+
+    id: int
+    attempt: str
+    state: AllocationState
+    user_name: str
+    server_name: str
+    admitted_at: datetime
+    started_at: datetime | None
+    ending_at: datetime | None
+
+
+def open_runs(session: Session) -> list[Snapshot]:
+    """All open allocations with the hub's names for their servers."""
+    rows = session.execute(
+        select(
+            Allocation.id,
+            Allocation.attempt,
+            Allocation.state,
+            User.name,
+            Environment.server_name,
+            Allocation.admitted_at,
+            Allocation.started_at,
+            Allocation.ending_at,
+        )
+        .join(User, User.id == Allocation.user_id)
+        .join(Environment, Environment.id == Allocation.environment_id)
+        .where(Allocation.state != AllocationState.ENDED)
+        .order_by(Allocation.id)
+    )
+    return [Snapshot(*row) for row in rows]
+
+
+def known_ids(session: Session, *, allocation_ids: Collection[int]) -> set[int]:
+    """Which of these ids ever were allocations of this hub."""
+    if not allocation_ids:
+        return set()
+    return set(session.scalars(select(Allocation.id).where(Allocation.id.in_(allocation_ids))))
+
+
+def forget_attempts(session: Session, *, before: datetime) -> int:
+    """Drop claims and tombstones of starts that cannot be on their way any more."""
+    rows: Any = session.execute(Attempt.__table__.delete().where(Attempt.at < before))  # type: ignore[attr-defined]
+    return int(rows.rowcount)

@@ -1,0 +1,346 @@
+"""Hosts and GPUs as they were observed, and who holds each slot. Reality may shrink below what is held."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import case, func, select, update
+from sqlalchemy.orm import Session, selectinload
+
+from ..errors import NotFound
+from ..observed import Gpu as ObservedGpu
+from ..observed import Host as ObservedHost
+from ..orm import (
+    Allocation,
+    AllocationSlot,
+    AllocationState,
+    Gpu,
+    GpuSlot,
+    GpuStatus,
+    Host,
+    HostModel,
+    HostStatus,
+    User,
+)
+from .audit import SYSTEM, Actor, record
+
+
+@dataclass(frozen=True)
+class ModelStock:
+    """Slots of one model over all hosts that are online."""
+
+    model: str
+    memory_mib: int
+    gpu_millis: int
+    usable: int
+    free: int
+    hosts_free: int
+    simulated: bool
+
+
+@dataclass(frozen=True)
+class SlotHolder:
+    """A slot and, where one is open, the allocation and user that hold it."""
+
+    gpu: Gpu
+    host: Host
+    slot: GpuSlot
+    allocation_id: int | None
+    user: str | None
+
+
+def hosts(session: Session) -> list[Host]:
+    return list(session.scalars(select(Host).order_by(Host.name)))
+
+
+def holders(session: Session) -> list[SlotHolder]:
+    """Every slot in use or usable with its holder, in the order of hosts and devices."""
+    rows = session.execute(
+        select(Gpu, Host, GpuSlot, AllocationSlot.allocation_id, User.name)
+        .join(Host, Host.id == Gpu.host_id)
+        .join(GpuSlot, GpuSlot.gpu_id == Gpu.id)
+        .outerjoin(AllocationSlot, (AllocationSlot.slot_id == GpuSlot.id) & AllocationSlot.open)
+        .outerjoin(Allocation, Allocation.id == AllocationSlot.allocation_id)
+        .outerjoin(User, User.id == Allocation.user_id)
+        .where(~GpuSlot.retired | AllocationSlot.allocation_id.is_not(None))
+        .order_by(Host.name, Gpu.index, GpuSlot.ordinal)
+    )
+    return [SlotHolder(gpu, host, slot, allocation_id, user) for gpu, host, slot, allocation_id, user in rows]
+
+
+def stock(session: Session) -> list[ModelStock]:
+    """Count what is usable and free of each model on hosts that are online."""
+    free = case((HostModel.used < HostModel.usable, HostModel.usable - HostModel.used), else_=0)
+    counts = session.execute(
+        select(
+            HostModel.model,
+            func.sum(HostModel.usable),
+            func.sum(free),
+            func.sum(case((free > 0, 1), else_=0)),
+            func.max(case((Host.simulated, 1), else_=0)),
+        )
+        .join(Host, Host.id == HostModel.host_id)
+        .where(Host.status == HostStatus.ONLINE, HostModel.usable > 0)
+        .group_by(HostModel.model)
+        .order_by(HostModel.model)
+    ).all()
+    sizes = {
+        model: (memory, millis)
+        for model, memory, millis in session.execute(
+            select(GpuSlot.model, func.max(Gpu.memory_mib), func.max(GpuSlot.gpu_millis))
+            .join(Gpu, Gpu.id == GpuSlot.gpu_id)
+            .where(~GpuSlot.retired)
+            .group_by(GpuSlot.model)
+        )
+    }
+    result = []
+    for model, usable, free_slots, hosts_free, simulated in counts:
+        memory, millis = sizes.get(model, (0, 1000))
+        result.append(
+            ModelStock(
+                model, memory * millis // 1000, millis, int(usable), int(free_slots), int(hosts_free), bool(simulated)
+            )
+        )
+    return result
+
+
+def known_models(session: Session) -> set[str]:
+    """Models of which some host has, or had, a slot."""
+    return set(session.scalars(select(HostModel.model).distinct()))
+
+
+def sync(session: Session, *, hosts: Iterable[ObservedHost], now: datetime, pool: str | None = None) -> None:
+    """Bring hosts and GPUs to what was observed; hosts of the pool that were not seen go offline, keeping what
+    they hold until their runs are confirmed gone."""
+    seen_names = set()
+    for observed in hosts:
+        seen_names.add(observed.name)
+        _sync_host(session, observed, now)
+    if pool is not None:
+        gone = session.scalars(
+            select(Host).where(Host.pool == pool, Host.status == HostStatus.ONLINE, Host.name.not_in(seen_names))
+        )
+        for host in gone:
+            _set_status(session, host, HostStatus.OFFLINE, actor=SYSTEM, now=now)
+
+
+def _sync_host(session: Session, observed: ObservedHost, now: datetime) -> None:
+    host = session.scalar(select(Host).where(Host.name == observed.name).with_for_update())
+    facts: dict[str, Any] = {
+        "pool": observed.pool,
+        "address": observed.address,
+        "simulated": observed.simulated,
+        "cpu_millis": observed.cpu_millis,
+        "memory_bytes": observed.memory_bytes,
+        "labels": dict(observed.labels),
+    }
+    if host is None:
+        host = Host(name=observed.name, status=HostStatus.ONLINE, last_seen_at=now, **facts)
+        session.add(host)
+        session.flush()
+        record(session, actor=SYSTEM, action="host.found", entity="host", entity_id=host.id, now=now, name=host.name)
+    else:
+        for name, value in facts.items():
+            setattr(host, name, value)
+    wanted = HostStatus.ONLINE if observed.online else HostStatus.OFFLINE
+    if host.status not in (HostStatus.MAINTENANCE, wanted):
+        _set_status(session, host, wanted, actor=SYSTEM, now=now)
+    if observed.online:
+        host.last_seen_at = now
+    _sync_gpus(session, host, observed.gpus)
+    session.flush()
+    recount(session, host_id=host.id)
+
+
+def _sync_gpus(session: Session, host: Host, observed: Iterable[ObservedGpu]) -> None:
+    known = {
+        gpu.uuid: gpu
+        for gpu in session.scalars(select(Gpu).where(Gpu.host_id == host.id).options(selectinload(Gpu.slots)))
+    }
+    seen = set()
+    for device in observed:
+        seen.add(device.uuid)
+        gpu = known.get(device.uuid)
+        if gpu is None:
+            gpu = Gpu(host_id=host.id, uuid=device.uuid, index=device.index, model=device.model,
+                      memory_mib=device.memory_mib, slots=[])  # fmt: skip
+            session.add(gpu)
+            session.flush()
+        gpu.index, gpu.model, gpu.memory_mib = device.index, device.model, device.memory_mib
+        gpu.foreign, gpu.missing = device.foreign, False
+        if not device.healthy:
+            gpu.status = GpuStatus.ERROR
+        elif gpu.status == GpuStatus.ERROR:
+            gpu.status = GpuStatus.AVAILABLE
+        _sync_slots(gpu, host, device)
+    for uuid, gpu in known.items():
+        if uuid not in seen:
+            gpu.missing = True
+    session.flush()
+
+
+def _sync_slots(gpu: Gpu, host: Host, device: ObservedGpu) -> None:
+    """A GPU is whole or split; slots of an older split are retired, and stay held until released."""
+    wanted = {(slot.model, ordinal): slot for ordinal, slot in enumerate(device.slots)}
+    known = {(slot.model, slot.ordinal): slot for slot in gpu.slots}
+    for key, slot in known.items():
+        slot.retired = key not in wanted
+    for (model, ordinal), observed in wanted.items():
+        if (model, ordinal) not in known:
+            gpu.slots.append(GpuSlot(host_id=host.id, model=model, ordinal=ordinal, gpu_millis=observed.gpu_millis))
+
+
+def recount(session: Session, *, host_id: int) -> None:
+    """Rewrite everything that is derived of a host: usable slots, what is held, the score.
+
+    The row lock on the host keeps admissions out, so the sums cannot be overtaken.
+    """
+    session.execute(select(Host.id).where(Host.id == host_id).with_for_update())
+    _mark_usable(session, host_id)
+    usable = {
+        model: (count, millis)
+        for model, count, millis in session.execute(
+            select(GpuSlot.model, func.count(), func.sum(GpuSlot.gpu_millis))
+            .where(GpuSlot.host_id == host_id, GpuSlot.usable)
+            .group_by(GpuSlot.model)
+        )
+    }
+    held = session.execute(
+        select(GpuSlot.model, func.count())
+        .join(AllocationSlot, (AllocationSlot.slot_id == GpuSlot.id) & AllocationSlot.open)
+        .where(GpuSlot.host_id == host_id)
+        .group_by(GpuSlot.model)
+    )
+    used: dict[str, int] = dict(held.tuples().all())
+    rows = {row.model: row for row in session.scalars(select(HostModel).where(HostModel.host_id == host_id))}
+    for model in usable.keys() | used.keys() | rows.keys():
+        row = rows.get(model)
+        if row is None:
+            row = HostModel(host_id=host_id, model=model, gpu_millis=_slot_millis(session, host_id, model))
+            session.add(row)
+        row.usable = usable.get(model, (0, 0))[0]
+        row.used = used.get(model, 0)
+    session.flush()
+    gpu_millis = sum(int(millis) for _count, millis in usable.values())
+    cpu, memory, gpu, environments = session.execute(
+        select(
+            func.coalesce(func.sum(Allocation.cpu_millis), 0),
+            func.coalesce(func.sum(Allocation.memory_bytes), 0),
+            func.coalesce(func.sum(Allocation.gpu_millis), 0),
+            func.count(),
+        ).where(Allocation.host_id == host_id, Allocation.state != AllocationState.ENDED)
+    ).one()
+    session.execute(
+        update(Host)
+        .where(Host.id == host_id)
+        .values(
+            gpu_millis=gpu_millis,
+            used_cpu_millis=int(cpu),
+            used_memory_bytes=int(memory),
+            used_gpu_millis=int(gpu),
+            used_environments=environments,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        update(Host).where(Host.id == host_id).values(score=score(0, 0, 0)).execution_options(synchronize_session=False)
+    )
+    session.expire_all()
+
+
+def _slot_millis(session: Session, host_id: int, model: str) -> int:
+    found = session.scalar(
+        select(func.max(GpuSlot.gpu_millis)).where(GpuSlot.host_id == host_id, GpuSlot.model == model)
+    )
+    return found or 0
+
+
+def _mark_usable(session: Session, host_id: int) -> None:
+    """A slot is usable while its GPU is available, present and free of strangers, and nothing of another split of
+    the same GPU is still held."""
+    slots = session.execute(
+        select(GpuSlot, Gpu, AllocationSlot.allocation_id)
+        .join(Gpu, Gpu.id == GpuSlot.gpu_id)
+        .outerjoin(AllocationSlot, (AllocationSlot.slot_id == GpuSlot.id) & AllocationSlot.open)
+        .where(GpuSlot.host_id == host_id)
+    ).all()
+    blocked = {gpu.id for slot, gpu, holder in slots if slot.retired and holder is not None}
+    for slot, gpu, _holder in slots:
+        slot.usable = (
+            not slot.retired
+            and gpu.status == GpuStatus.AVAILABLE
+            and not gpu.foreign
+            and not gpu.missing
+            and gpu.id not in blocked
+        )
+    session.flush()
+
+
+def score(cpu: Any, memory: Any, gpu: Any) -> Any:
+    """The SQL of a host's score after adding these amounts: 0.4·cpu + 0.4·memory + 0.2·gpu of what is used."""
+
+    def part(used: Any, more: Any, capacity: Any) -> Any:
+        return case((capacity > 0, (used + more) * 1.0 / func.nullif(capacity, 0)), else_=0.0)
+
+    return (
+        0.4 * part(Host.used_cpu_millis, cpu, Host.cpu_millis)
+        + 0.4 * part(Host.used_memory_bytes, memory, Host.memory_bytes)
+        + 0.2 * part(Host.used_gpu_millis, gpu, Host.gpu_millis)
+    )
+
+
+def host_by_name(session: Session, *, name: str) -> Host:
+    """Find a host. Raises: NotFound."""
+    host = session.scalar(select(Host).where(Host.name == name).with_for_update())
+    if host is None:
+        raise NotFound(f"The host {name}")
+    return host
+
+
+def set_host_status(session: Session, *, name: str, status: HostStatus, actor: Actor, now: datetime) -> Host:
+    """Put a host into maintenance or back online; what runs there goes on. Raises: NotFound."""
+    host = host_by_name(session, name=name)
+    _set_status(session, host, status, actor=actor, now=now)
+    return host
+
+
+def _set_status(session: Session, host: Host, status: HostStatus, *, actor: Actor, now: datetime) -> None:
+    before = host.status
+    host.status = status
+    session.flush()
+    record(
+        session,
+        actor=actor,
+        action="host.status",
+        entity="host",
+        entity_id=host.id,
+        now=now,
+        before={"status": before},
+        after={"status": status},
+        name=host.name,
+    )
+
+
+def set_gpu_status(session: Session, *, uuid: str, status: GpuStatus, actor: Actor, now: datetime) -> Gpu:
+    """Take a GPU out for maintenance, or give it back; who holds it keeps it. Raises: NotFound."""
+    gpu = session.scalar(select(Gpu).where(Gpu.uuid == uuid))
+    if gpu is None:
+        raise NotFound(f"The GPU {uuid}")
+    session.execute(select(Host.id).where(Host.id == gpu.host_id).with_for_update())
+    before = gpu.status
+    gpu.status = status
+    session.flush()
+    recount(session, host_id=gpu.host_id)
+    record(
+        session,
+        actor=actor,
+        action="gpu.status",
+        entity="gpu",
+        entity_id=gpu.id,
+        now=now,
+        before={"status": before},
+        after={"status": status},
+        uuid=uuid,
+    )
+    return gpu

@@ -1,0 +1,188 @@
+"""Writes the ledger from runs. Slices are canonical: cut at UTC hours, at price changes, at month ends of the
+workspace's zone and at the end of the run, so metering twice, late, or from two workers gives the same rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from ..orm import Allocation, AllocationState, BillingRecord, Price, RecordKind, Spend, SubjectKind, Workspace
+from ..units import charge, month_bounds, month_of, seconds_between
+from . import prices
+from .ports import insert_ignoring
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A charge of one resource over `[start, end)`."""
+
+    resource: str
+    quantity: int
+    price_id: int
+    unit_price: int
+    amount: int
+    start: datetime
+    end: datetime
+
+
+def cuts(
+    start: datetime, end: datetime, *, history: dict[str, list[Price]], resources: list[str], time_zone: str
+) -> Iterator[tuple[datetime, datetime]]:
+    """Split `[start, end)` at every canonical boundary."""
+    changes = sorted(
+        {row.effective_from for name in resources for row in history.get(name, []) if start < row.effective_from < end}
+    )
+    begin = start
+    while begin < end:
+        hour = begin.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        month_end = month_bounds(month_of(begin, time_zone), time_zone)[1]
+        change = next((moment for moment in changes if moment > begin), end)
+        stop = min(hour, month_end, change, end)
+        yield begin, stop
+        begin = stop
+
+
+def slices(
+    allocation: Allocation, start: datetime, end: datetime, *, history: dict[str, list[Price]], time_zone: str
+) -> list[Slice]:
+    """Price a run over a period at the prices in force in each part of it."""
+    parts = prices.quantities(allocation)
+    result = []
+    for begin, stop in cuts(start, end, history=history, resources=list(parts), time_zone=time_zone):
+        for resource, amount in parts.items():
+            in_force = [row for row in history.get(resource, []) if row.effective_from <= begin]
+            if not in_force:
+                continue
+            price = in_force[-1]
+            quantity = amount * seconds_between(begin, stop)
+            result.append(
+                Slice(resource, quantity, price.id, price.unit_price, charge(resource, quantity, price.unit_price),
+                      begin, stop)
+            )  # fmt: skip
+    return result
+
+
+def running(
+    session: Session, *, allocation: Allocation, now: datetime, history: dict[str, list[Price]] | None = None
+) -> list[Slice]:
+    """The part of a run that is not on the ledger yet, up to now: computed when somebody asks."""
+    if allocation.started_at is None:
+        return []
+    time_zone = session.scalar(select(Workspace.time_zone).where(Workspace.id == allocation.workspace_id)) or "UTC"
+    end = allocation.ended_at or now.replace(microsecond=0)
+    return slices(
+        allocation,
+        allocation.metered_until or allocation.started_at,
+        end,
+        history=history if history is not None else prices.history(session),
+        time_zone=time_zone,
+    )
+
+
+def unmetered(session: Session, *, after: int, limit: int) -> list[int]:
+    """Ids of runs that may have something to write, in order, from behind `after`."""
+    return list(
+        session.scalars(
+            select(Allocation.id)
+            .where(~Allocation.metered, Allocation.started_at.is_not(None), Allocation.id > after)
+            .order_by(Allocation.id)
+            .limit(limit)
+        )
+    )
+
+
+def meter(session: Session, *, allocation_ids: list[int], now: datetime) -> int:
+    """Write every slice of these runs that is over and was seen alive to its end, or whose run has ended.
+
+    Returns the rows written; a second call writes none.
+    """
+    history = prices.history(session)
+    rows = session.execute(
+        select(Allocation, Workspace.time_zone)
+        .join(Workspace, Workspace.id == Allocation.workspace_id)
+        .where(Allocation.id.in_(allocation_ids))
+        .order_by(Allocation.id)
+        .with_for_update(of=Allocation)
+    ).all()
+    written = 0
+    for allocation, time_zone in rows:
+        if not allocation.metered and allocation.started_at is not None:
+            written += _meter_one(session, allocation, time_zone, history, now)
+    session.flush()
+    return written
+
+
+def _meter_one(
+    session: Session, allocation: Allocation, time_zone: str, history: dict[str, list[Price]], now: datetime
+) -> int:
+    start = allocation.metered_until or allocation.started_at
+    ended = allocation.state == AllocationState.ENDED
+    alive_until = allocation.ended_at if ended else allocation.seen_at
+    if start is None or alive_until is None:
+        return 0
+    over = slices(allocation, start, alive_until, history=history, time_zone=time_zone)
+    if not ended:
+        over = [one for one in over if one.end < alive_until or _is_boundary(one, history, time_zone)]
+    written = 0
+    for one in over:
+        written += _write(session, allocation, one, time_zone, now)
+    if over:
+        allocation.metered_until = max(one.end for one in over)
+    if ended:
+        allocation.metered = True
+    return written
+
+
+def _is_boundary(one: Slice, history: dict[str, list[Price]], time_zone: str) -> bool:
+    """The slice ends where a canonical cut lies anyway, not merely where the run was last seen."""
+    if one.end.minute == one.end.second == 0:
+        return True
+    if month_bounds(month_of(one.start, time_zone), time_zone)[1] == one.end:
+        return True
+    return any(row.effective_from == one.end for rows in history.values() for row in rows)
+
+
+def _write(session: Session, allocation: Allocation, one: Slice, time_zone: str, now: datetime) -> int:
+    row = session.execute(
+        insert_ignoring(session, BillingRecord).returning(BillingRecord.id),
+        {
+            "workspace_id": allocation.workspace_id,
+            "user_id": allocation.user_id,
+            "environment_id": allocation.environment_id,
+            "subject_kind": SubjectKind.ALLOCATION,
+            "subject_id": allocation.id,
+            "resource": one.resource,
+            "quantity": one.quantity,
+            "price_id": one.price_id,
+            "unit_price": one.unit_price,
+            "amount": one.amount,
+            "start": one.start,
+            "end": one.end,
+            "kind": RecordKind.USAGE,
+            "written_at": now,
+        },
+    ).first()
+    if row is None:
+        return 0
+    add_spend(session, workspace_id=allocation.workspace_id, month=month_of(one.start, time_zone), amount=one.amount)
+    return 1
+
+
+def add_spend(session: Session, *, workspace_id: int, month: str, amount: int) -> None:
+    """Keep the month's running total in step with the ledger."""
+    dialect = session.get_bind().dialect.name
+    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(Spend)
+    session.execute(
+        statement.values(workspace_id=workspace_id, month=month, amount=amount).on_conflict_do_update(
+            index_elements=["workspace_id", "month"], set_={"amount": Spend.amount + amount}
+        )
+    )
+
+
+def forget_progress(session: Session, *, allocation_id: int) -> None:
+    """Let a run be metered again from its start; the ledger's keys keep it from being charged twice."""
+    session.execute(update(Allocation).where(Allocation.id == allocation_id).values(metered_until=None, metered=False))

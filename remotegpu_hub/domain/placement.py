@@ -1,0 +1,225 @@
+"""Which host a run goes to. A policy orders hosts by a stored key; a guarded UPDATE takes what is needed, so that
+two who choose the same host at once can never hold more than it has."""
+
+import random
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sqlalchemy import CursorResult, bindparam, case, func, select, update
+from sqlalchemy.orm import Session
+
+from ..errors import HostReason, NoCapacity
+from ..orm import Host, HostModel, HostStatus
+from ..units import GIB, show_thousandths
+from .inventory import score
+from .quotas import Resources
+
+FEW = 16
+"""How many of the best hosts are read; many who start at once then do not all wait for the same row."""
+EXPLAINED = 8
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The host that took a wish, and why it was that one."""
+
+    host_id: int
+    host: str
+    policy: str
+    score: float
+
+
+class Policy:
+    """The order in which hosts are tried. `name` is how the configuration calls it."""
+
+    name: ClassVar[str]
+    mixes: ClassVar[bool] = False
+    """Try equally good hosts in random order."""
+
+    def order(self) -> Any:
+        raise NotImplementedError
+
+
+class LeastLoaded(Policy):
+    """Lowest 0.4·cpu + 0.4·memory + 0.2·gpu of what is used first."""
+
+    name = "least-loaded"
+    mixes = True
+
+    def order(self) -> Any:
+        return Host.score.asc()
+
+
+class Pack(Policy):
+    """Fullest host that still fits first: keeps whole hosts free for those who need many GPUs."""
+
+    name = "pack"
+
+    def order(self) -> Any:
+        return Host.score.desc()
+
+
+class Spread(Policy):
+    """Fewest running environments first, however large they are."""
+
+    name = "spread"
+    mixes = True
+
+    def order(self) -> Any:
+        return Host.used_environments.asc()
+
+
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (LeastLoaded, Pack, Spread)}
+
+_fits = (
+    (Host.status == HostStatus.ONLINE)
+    & (Host.used_cpu_millis + bindparam("cpu") <= Host.cpu_millis - Host.foreign_cpu_millis)
+    & (Host.used_memory_bytes + bindparam("memory") <= Host.memory_bytes - Host.foreign_memory_bytes)
+)
+_model_fits = (HostModel.model == bindparam("wanted_model")) & (HostModel.used + bindparam("slots") <= HostModel.usable)
+_key = (Host.id, Host.name, Host.score, Host.used_environments)
+
+
+def _build(policy: Policy) -> tuple[Any, Any, Any]:
+    with_gpus = select(*_key).join(HostModel, HostModel.host_id == Host.id).where(_fits, _model_fits)
+    plain = select(*_key).where(_fits)
+    order = (policy.order(), Host.id)
+    return (
+        with_gpus.order_by(*order).limit(FEW),
+        plain.where(Host.gpu_millis == 0).order_by(*order).limit(FEW),
+        plain.where(Host.gpu_millis > 0).order_by(*order).limit(FEW),
+    )
+
+
+_QUERIES = {name: _build(policy()) for name, policy in POLICIES.items()}
+
+
+def candidates(session: Session, *, wanted: Resources, policy: Policy) -> list[Any]:
+    """The best few hosts that fit now, best first. GPU hosts are kept for those who need GPUs."""
+    with_gpus, cpu_hosts, gpu_hosts = _QUERIES.get(policy.name) or _build(policy)
+    amounts = {"cpu": wanted.cpu_millis, "memory": wanted.memory_bytes}
+    if wanted.gpu_slots:
+        amounts |= {"wanted_model": wanted.gpu_model, "slots": wanted.gpu_slots}  # type: ignore[dict-item]
+        found = session.execute(with_gpus, amounts).all()
+    else:
+        found = session.execute(cpu_hosts, amounts).all() or session.execute(gpu_hosts, amounts).all()
+    hosts = list(found)
+    if policy.mixes and hosts:
+        key = 2 if isinstance(policy, LeastLoaded) else 3
+        best = [row for row in hosts if row[key] == hosts[0][key]]
+        random.shuffle(best)
+        hosts[: len(best)] = best
+    return hosts
+
+
+_take_host = (
+    update(Host)
+    .where(Host.id == bindparam("host"), _fits)
+    .values(
+        used_cpu_millis=Host.used_cpu_millis + bindparam("cpu"),
+        used_memory_bytes=Host.used_memory_bytes + bindparam("memory"),
+        used_gpu_millis=Host.used_gpu_millis + bindparam("gpu"),
+        used_environments=Host.used_environments + 1,
+        score=score(bindparam("cpu"), bindparam("memory"), bindparam("gpu")),
+    )
+    .execution_options(synchronize_session=False)
+)
+_take_slots = (
+    update(HostModel)
+    .where(HostModel.host_id == bindparam("host"), _model_fits)
+    .values(used=HostModel.used + bindparam("slots"))
+    .execution_options(synchronize_session=False)
+)
+_give_host = (
+    update(Host)
+    .where(Host.id == bindparam("host"))
+    .values(
+        used_cpu_millis=Host.used_cpu_millis - bindparam("cpu"),
+        used_memory_bytes=Host.used_memory_bytes - bindparam("memory"),
+        used_gpu_millis=Host.used_gpu_millis - bindparam("gpu"),
+        used_environments=Host.used_environments - 1,
+        score=score(-bindparam("cpu"), -bindparam("memory"), -bindparam("gpu")),
+    )
+    .execution_options(synchronize_session=False)
+)
+_give_slots = (
+    update(HostModel)
+    .where(HostModel.host_id == bindparam("host"), HostModel.model == bindparam("wanted_model"))
+    .values(used=HostModel.used - bindparam("slots"))
+    .execution_options(synchronize_session=False)
+)
+
+
+def choose(session: Session, *, wanted: Resources, policy: Policy) -> Spot:
+    """Take room on a host. The row of the host stays locked until the transaction ends, so the slots that are
+    picked there next are seen as they are. Raises: NoCapacity, explaining each host.
+    """
+    for _attempt in range(2):
+        for host_id, name, points, _environments in candidates(session, wanted=wanted, policy=policy):
+            if _take(session, host_id, wanted):
+                return Spot(host_id, name, policy.name, float(points))
+    raise explain(session, wanted=wanted)
+
+
+def _take(session: Session, host_id: int, wanted: Resources) -> bool:
+    amounts = {"host": host_id, "cpu": wanted.cpu_millis, "memory": wanted.memory_bytes, "gpu": wanted.gpu_millis}
+    if not _hit(session.execute(_take_host, amounts)):
+        return False
+    if not wanted.gpu_slots:
+        return True
+    slots = {"host": host_id, "wanted_model": wanted.gpu_model, "slots": wanted.gpu_slots}
+    if _hit(session.execute(_take_slots, slots)):
+        return True
+    session.execute(_give_host, amounts)
+    return False
+
+
+def _hit(result: Any) -> bool:
+    return isinstance(result, CursorResult) and result.rowcount == 1
+
+
+def give_back(session: Session, *, host_id: int, held: Resources) -> None:
+    """Return what a run held of its host."""
+    session.execute(
+        _give_host,
+        {"host": host_id, "cpu": held.cpu_millis, "memory": held.memory_bytes, "gpu": held.gpu_millis},
+    )
+    if held.gpu_slots:
+        session.execute(_give_slots, {"host": host_id, "wanted_model": held.gpu_model, "slots": held.gpu_slots})
+
+
+def describe(wanted: Resources) -> str:
+    """What is wanted, for people: `2 × A100-80GB, 8 cores, 64 GiB`."""
+    parts = [f"{show_thousandths(wanted.cpu_millis)} CPU", f"{wanted.memory_bytes / GIB:.4g} GiB"]
+    if wanted.gpu_slots:
+        parts.insert(0, f"{wanted.gpu_slots} × {wanted.gpu_model}")
+    return ", ".join(parts)
+
+
+def explain(session: Session, *, wanted: Resources) -> NoCapacity:
+    """Say of each host (the nearest few) what it lacks for this wish."""
+    slots_free = func.coalesce(HostModel.usable - HostModel.used, 0)
+    query = (
+        select(Host, func.coalesce(HostModel.usable, 0), slots_free)
+        .outerjoin(HostModel, (HostModel.host_id == Host.id) & (HostModel.model == (wanted.gpu_model or "")))
+        .order_by(case((Host.status == HostStatus.ONLINE, 0), else_=1), slots_free.desc(), Host.score.asc(), Host.name)
+    )
+    if wanted.gpu_slots:
+        query = query.where(HostModel.usable > 0)
+    count = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
+    reasons = []
+    for host, usable, free in session.execute(query.limit(EXPLAINED)):
+        reasons.append(_reason(host, int(usable), int(free), wanted))
+    return NoCapacity(tuple(reasons), wanted=describe(wanted), more=max(count - EXPLAINED, 0))
+
+
+def _reason(host: Host, usable: int, free: int, wanted: Resources) -> HostReason:
+    if host.status != HostStatus.ONLINE:
+        return HostReason(host.name, "status", 0, 0, host.status.value)
+    if wanted.gpu_slots > free:
+        return HostReason(host.name, f"gpu:{wanted.gpu_model}", max(free, 0), usable)
+    free_cpu = host.cpu_millis - host.foreign_cpu_millis - host.used_cpu_millis
+    if wanted.cpu_millis > free_cpu:
+        return HostReason(host.name, "cpu", max(free_cpu, 0), host.cpu_millis)
+    free_memory = host.memory_bytes - host.foreign_memory_bytes - host.used_memory_bytes
+    return HostReason(host.name, "memory", max(free_memory, 0), host.memory_bytes)

@@ -1,0 +1,110 @@
+"""Hub users under ids of our own. The hub's tables are read here, never written; no hook of the hub tells of a
+rename or a deletion, so they are compared at each admission and each sync."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import column, select, table, update
+from sqlalchemy.orm import Session
+
+from ..errors import NotFound
+from ..observed import HubUser
+from ..orm import Environment as EnvironmentRow
+from ..orm import EnvironmentState, User
+from .audit import SYSTEM, record
+
+_users = table("users", column("id"), column("name"), column("created"))
+_groups = table("groups", column("id"), column("name"))
+_group_map = table("user_group_map", column("user_id"), column("group_id"))
+
+
+def hub_users(session: Session) -> list[HubUser]:
+    """Read all users of the hub with their groups."""
+    groups: dict[int, set[str]] = defaultdict(set)
+    membership = select(_group_map.c.user_id, _groups.c.name).join_from(
+        _group_map, _groups, _groups.c.id == _group_map.c.group_id
+    )
+    for user_id, name in session.execute(membership):
+        groups[user_id].add(name)
+    return [
+        HubUser(user_id, name, str(created), frozenset(groups[user_id]))
+        for user_id, name, created in session.execute(select(_users).order_by(_users.c.id))
+    ]
+
+
+def hub_user(session: Session, *, hub_user_id: int) -> HubUser:
+    """Read one user of the hub as it is now, without groups. Raises: NotFound."""
+    row = session.execute(select(_users).where(_users.c.id == hub_user_id)).first()
+    if row is None:
+        raise NotFound("The user")
+    return HubUser(row.id, row.name, str(row.created))
+
+
+def live(session: Session, *, hub_user_id: int) -> User | None:
+    """Our live row for a numeric id of the hub."""
+    return session.scalar(select(User).where(User.hub_user_id == hub_user_id, User.deleted_at.is_(None)))
+
+
+def ensure(session: Session, *, hub_user: HubUser, now: datetime) -> User:
+    """Find our row for a hub user, following a rename; a re-created user gets a new one and inherits nothing."""
+    user = live(session, hub_user_id=hub_user.hub_user_id)
+    if user is not None and user.hub_created != hub_user.created:
+        retire(session, user=user, now=now)
+        user = None
+    if user is None:
+        user = User(hub_user_id=hub_user.hub_user_id, hub_created=hub_user.created, name=hub_user.name, created_at=now)
+        session.add(user)
+        session.flush()
+        record(session, actor=SYSTEM, action="user.seen", entity="user", entity_id=user.id, now=now, name=user.name)
+    elif user.name != hub_user.name:
+        record(
+            session,
+            actor=SYSTEM,
+            action="user.renamed",
+            entity="user",
+            entity_id=user.id,
+            now=now,
+            before={"name": user.name},
+            after={"name": hub_user.name},
+        )
+        user.name = hub_user.name
+        session.flush()
+    return user
+
+
+def retire(session: Session, *, user: User, now: datetime) -> None:
+    """Mark a user whom the hub no longer has; the environments go with it, the ledger stays."""
+    user.deleted_at = now
+    session.execute(
+        update(EnvironmentRow)
+        .where(EnvironmentRow.user_id == user.id, EnvironmentRow.state != EnvironmentState.DELETED)
+        .values(state=EnvironmentState.DELETED, deleted_at=now)
+    )
+    session.flush()
+    record(session, actor=SYSTEM, action="user.deleted", entity="user", entity_id=user.id, now=now, name=user.name)
+
+
+def sync(session: Session, *, hub_users: Iterable[HubUser], now: datetime) -> list[User]:
+    """Follow the hub's users: new, renamed, deleted, re-created. Returns those that were retired."""
+    current = {one.hub_user_id: one for one in hub_users}
+    known = {user.hub_user_id: user for user in session.scalars(select(User).where(User.deleted_at.is_(None)))}
+    retired = []
+    for hub_user_id, user in known.items():
+        seen = current.get(hub_user_id)
+        if seen is None or seen.created != user.hub_created:
+            retire(session, user=user, now=now)
+            retired.append(user)
+    for seen in current.values():
+        user_row = known.get(seen.hub_user_id)
+        if user_row is None or user_row.deleted_at is not None or user_row.name != seen.name:
+            ensure(session, hub_user=seen, now=now)
+    return retired
+
+
+def by_name(session: Session, *, name: str) -> User:
+    """Find the live user of this name. Raises: NotFound."""
+    user = session.scalar(select(User).where(User.name == name, User.deleted_at.is_(None)))
+    if user is None:
+        raise NotFound(f"The user {name}")
+    return user

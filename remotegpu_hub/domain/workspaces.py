@@ -1,0 +1,312 @@
+"""Workspaces and their members. A linked workspace follows its hub group; `~user` is a person's own."""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from zoneinfo import available_timezones
+
+from sqlalchemy import exists, select, update
+from sqlalchemy.orm import Session
+
+from ..errors import Conflict, Invalid, NotFound
+from ..observed import HubUser
+from ..orm import (
+    Allocation,
+    AllocationState,
+    Budget,
+    Member,
+    MemberStatus,
+    Quota,
+    QuotaScope,
+    Role,
+    User,
+    Workspace,
+    WorkspaceKind,
+    WorkspaceStatus,
+)
+from .audit import SYSTEM, Actor, record
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{1,61}[a-z0-9]")
+UNSET: Any = object()
+
+
+def check_display_name(text: str) -> str:
+    """A name in any script, one line, at most 100 characters. Raises: Invalid."""
+    text = text.strip()
+    if not 1 <= len(text) <= 100 or not text.isprintable():
+        raise Invalid("A display name has 1 to 100 printable characters.")
+    return text
+
+
+def create(
+    session: Session,
+    *,
+    name: str,
+    display_name: str,
+    owner: User,
+    actor: Actor,
+    now: datetime,
+    kind: WorkspaceKind = WorkspaceKind.TEAM,
+    hub_group: str | None = None,
+    time_zone: str = "UTC",
+) -> Workspace:
+    """Make a workspace with its owner as first member. Raises: Invalid, Conflict when the name is taken."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            "{value} cannot be a workspace's name: write 3 to 63 of a-z, 0-9 and -, beginning with a letter.",
+            value=name,
+        )
+    if time_zone not in available_timezones():
+        raise Invalid("{value} is not a time zone: write one such as Asia/Shanghai.", value=time_zone)
+    if session.scalar(select(exists().where(Workspace.name == name))):
+        raise Conflict("There is a workspace named {name} already.", name=name)
+    return _insert(
+        session,
+        Workspace(
+            name=name,
+            display_name=check_display_name(display_name),
+            owner_id=owner.id,
+            kind=kind,
+            hub_group=hub_group,
+            time_zone=time_zone,
+            created_at=now,
+        ),
+        owner,
+        actor,
+        now,
+    )
+
+
+def _insert(session: Session, workspace: Workspace, owner: User, actor: Actor, now: datetime) -> Workspace:
+    session.add(workspace)
+    session.flush()
+    session.add(Member(workspace_id=workspace.id, user_id=owner.id, role=Role.OWNER, created_at=now))
+    session.flush()
+    record(session, actor=actor, action="workspace.create", entity="workspace", entity_id=workspace.id, now=now,
+           name=workspace.name, owner=owner.name)  # fmt: skip
+    return workspace
+
+
+def personal_name(user: User) -> str:
+    """The reserved name `~user`; a hub user name is longer than ours only beyond 62 characters."""
+    return "~" + user.name[:62]
+
+
+def ensure_personal(
+    session: Session, *, user: User, now: datetime, quota: dict[str, int | None], budget: int | None
+) -> Workspace:
+    """Give a user the personal workspace, with its configured quota and budget, and let it follow a rename."""
+    workspace = session.scalar(
+        select(Workspace).where(Workspace.owner_id == user.id, Workspace.kind == WorkspaceKind.PERSONAL)
+    )
+    name = personal_name(user)
+    if workspace is not None and workspace.name == name:
+        return workspace
+    _free_name(session, name, now)
+    if workspace is not None:
+        workspace.name = name
+        session.flush()
+        return workspace
+    workspace = _insert(
+        session,
+        Workspace(name=name, display_name=user.name[:100], owner_id=user.id, kind=WorkspaceKind.PERSONAL,
+                  time_zone="UTC", created_at=now),
+        user,
+        SYSTEM,
+        now,
+    )  # fmt: skip
+    session.add(Quota(scope=QuotaScope.WORKSPACE, workspace_id=workspace.id, **quota))
+    if budget is not None:
+        session.add(Budget(workspace_id=workspace.id, amount=budget))
+    session.flush()
+    return workspace
+
+
+def _free_name(session: Session, name: str, now: datetime) -> None:
+    """Move a deleted or renamed user's personal workspace out of the way; it keeps its records under its id."""
+    other = session.scalar(select(Workspace).where(Workspace.name == name))
+    if other is None:
+        return
+    other.name = f"{name[:48]}#{other.id}"
+    owner = session.get_one(User, other.owner_id)
+    if owner.deleted_at is not None:
+        other.status = WorkspaceStatus.ARCHIVED
+    session.flush()
+    record(session, actor=SYSTEM, action="workspace.renamed", entity="workspace", entity_id=other.id, now=now,
+           before={"name": name}, after={"name": other.name})  # fmt: skip
+
+
+def by_name(session: Session, *, name: str) -> Workspace:
+    """Find a workspace. Raises: NotFound."""
+    workspace = session.scalar(select(Workspace).where(Workspace.name == name))
+    if workspace is None:
+        raise NotFound(f"The workspace {name}")
+    return workspace
+
+
+def update_settings(
+    session: Session,
+    *,
+    workspace: Workspace,
+    actor: Actor,
+    now: datetime,
+    display_name: str | None = None,
+    time_zone: str | None = None,
+    hub_group: Any = UNSET,
+) -> Workspace:
+    """Change what an owner or admin may change. Raises: Invalid; Conflict when the group is linked elsewhere."""
+    before = {"display_name": workspace.display_name, "time_zone": workspace.time_zone,
+              "hub_group": workspace.hub_group}  # fmt: skip
+    if display_name is not None:
+        workspace.display_name = check_display_name(display_name)
+    if time_zone is not None:
+        if time_zone not in available_timezones():
+            raise Invalid("{value} is not a time zone: write one such as Asia/Shanghai.", value=time_zone)
+        workspace.time_zone = time_zone
+    if hub_group is not UNSET:
+        taken = hub_group and session.scalar(
+            select(Workspace.name).where(Workspace.hub_group == hub_group, Workspace.id != workspace.id)
+        )
+        if taken:
+            raise Conflict("The group {group} is linked to the workspace {name}.", group=hub_group, name=taken)
+        workspace.hub_group = hub_group
+    session.flush()
+    after = {"display_name": workspace.display_name, "time_zone": workspace.time_zone,
+             "hub_group": workspace.hub_group}  # fmt: skip
+    record(session, actor=actor, action="workspace.update", entity="workspace", entity_id=workspace.id, now=now,
+           before=before, after=after)  # fmt: skip
+    return workspace
+
+
+def archive(session: Session, *, workspace: Workspace, actor: Actor, now: datetime) -> None:
+    """Close a workspace for new starts. Raises: Conflict while environments run in it."""
+    session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update())
+    running = session.scalar(
+        select(exists().where(Allocation.workspace_id == workspace.id, Allocation.state != AllocationState.ENDED))
+    )
+    if running:
+        raise Conflict("Environments of {name} are running. Stop them first.", name=workspace.name)
+    workspace.status = WorkspaceStatus.ARCHIVED
+    session.flush()
+    record(session, actor=actor, action="workspace.archive", entity="workspace", entity_id=workspace.id, now=now,
+           name=workspace.name)  # fmt: skip
+
+
+def put_member(
+    session: Session,
+    *,
+    workspace: Workspace,
+    user: User,
+    role: Role,
+    actor: Actor,
+    now: datetime,
+    status: MemberStatus = MemberStatus.ACTIVE,
+    from_group: bool = False,
+) -> Member:
+    """Add a member, or change role and status. Raises: Conflict when the last owner would go."""
+    member = session.get(Member, (workspace.id, user.id), with_for_update=True)
+    before: dict[str, Any] = {}
+    if member is None:
+        member = Member(workspace_id=workspace.id, user_id=user.id, role=role, status=status,
+                        from_group=from_group, created_at=now)  # fmt: skip
+        session.add(member)
+    else:
+        before = {"role": member.role, "status": member.status}
+        if member.role == Role.OWNER and (role != Role.OWNER or status != MemberStatus.ACTIVE):
+            _keep_an_owner(session, workspace, user)
+        member.role, member.status = role, status
+    session.flush()
+    record(session, actor=actor, action="member.put", entity="workspace", entity_id=workspace.id, now=now,
+           before=before, after={"role": role, "status": status}, user=user.name)  # fmt: skip
+    return member
+
+
+def remove_member(session: Session, *, workspace: Workspace, user: User, actor: Actor, now: datetime) -> None:
+    """Take a member out. Raises: NotFound; Conflict when it is the last owner."""
+    member = session.get(Member, (workspace.id, user.id), with_for_update=True)
+    if member is None:
+        raise NotFound(f"The member {user.name}")
+    if member.role == Role.OWNER:
+        _keep_an_owner(session, workspace, user)
+    role = member.role
+    session.delete(member)
+    session.flush()
+    record(session, actor=actor, action="member.remove", entity="workspace", entity_id=workspace.id, now=now,
+           before={"role": role}, user=user.name)  # fmt: skip
+
+
+def _keep_an_owner(session: Session, workspace: Workspace, leaving: User) -> None:
+    session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update())
+    others = session.scalar(
+        select(
+            exists().where(
+                Member.workspace_id == workspace.id,
+                Member.user_id != leaving.id,
+                Member.role == Role.OWNER,
+                Member.status == MemberStatus.ACTIVE,
+            )
+        )
+    )
+    if not others:
+        raise Conflict("{name} needs an owner. Make somebody else an owner first.", name=workspace.name)
+
+
+def members(session: Session, *, workspace: Workspace) -> list[Member]:
+    """All members with their users, owners first."""
+    rows = session.scalars(select(Member).where(Member.workspace_id == workspace.id).join(Member.user))
+    order = list(Role)
+    return sorted(rows, key=lambda one: (order.index(one.role), one.user.name))
+
+
+def of_user(session: Session, *, user: User) -> list[Member]:
+    """The user's active memberships of active workspaces, teams first, each with its workspace."""
+    rows = session.scalars(
+        select(Member)
+        .join(Member.workspace)
+        .where(
+            Member.user_id == user.id,
+            Member.status == MemberStatus.ACTIVE,
+            Workspace.status == WorkspaceStatus.ACTIVE,
+        )
+    )
+    return sorted(
+        rows,
+        key=lambda one: (one.workspace.kind == WorkspaceKind.PERSONAL, one.role == Role.VIEWER, one.workspace.name),
+    )
+
+
+def follow_groups(session: Session, *, hub_users: Iterable[HubUser], now: datetime) -> None:
+    """Bring the members of linked workspaces to their hub groups: who joined becomes a member, who came with the
+    group leaves with it; roles given by hand stay."""
+    linked = list(session.scalars(select(Workspace).where(Workspace.hub_group.is_not(None))))
+    if not linked:
+        return
+    rows = {user.hub_user_id: user for user in session.scalars(select(User).where(User.deleted_at.is_(None)))}
+    in_group: dict[str, set[int]] = {}
+    for one in hub_users:
+        for group in one.groups:
+            if one.hub_user_id in rows:
+                in_group.setdefault(group, set()).add(rows[one.hub_user_id].id)
+    by_id = {user.id: user for user in rows.values()}
+    for workspace in linked:
+        wanted = in_group.get(str(workspace.hub_group), set())
+        current = {m.user_id: m for m in session.scalars(select(Member).where(Member.workspace_id == workspace.id))}
+        for user_id in wanted - current.keys():
+            put_member(session, workspace=workspace, user=by_id[user_id], role=Role.MEMBER, actor=SYSTEM, now=now,
+                       from_group=True)  # fmt: skip
+        for user_id, member in current.items():
+            if member.from_group and user_id not in wanted and member.role != Role.OWNER:
+                user = by_id.get(user_id) or session.get_one(User, user_id)
+                remove_member(session, workspace=workspace, user=user, actor=SYSTEM, now=now)
+
+
+def retire_owned(session: Session, *, users: Iterable[User]) -> None:
+    """Archive the personal workspaces of users whom the hub no longer has."""
+    ids = [user.id for user in users]
+    if ids:
+        session.execute(
+            update(Workspace)
+            .where(Workspace.owner_id.in_(ids), Workspace.kind == WorkspaceKind.PERSONAL)
+            .values(status=WorkspaceStatus.ARCHIVED)
+        )
