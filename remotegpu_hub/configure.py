@@ -1,0 +1,329 @@
+"""`configure(c)`: the one line at the end of a `jupyterhub_config.py` that makes the hub a GPU platform.
+
+It respects what stands above it, says at start what was overwritten below it, and prepares the database."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+from jupyterhub.app import JupyterHub
+from traitlets import Bool, Dict, Enum, Integer, List, Unicode
+from traitlets.config import Config, Configurable
+from traitlets.config.loader import LazyConfigValue
+
+from . import migrations
+from .clients import processes
+from .db import begin, normal_url, prepare_sqlite
+from .domain import catalog, prices
+from .domain.audit import SYSTEM
+from .domain.placement import POLICIES
+from .errors import RemoteGPUError
+from .hub.wiring import SERVICES, overwritten
+from .orm import QUOTA_RESOURCES, Fact
+from .runtime import RUNTIME_VARIABLE, Runtime, Settings, utcnow
+from .units import UNLIMITED, parse_bytes, parse_cores, parse_money
+
+CUSTOM_SCOPES = {
+    "custom:remotegpu:read": {"description": "Read workspaces, usage and records (auditors)."},
+    "custom:remotegpu:write": {"description": "Start, stop and change what the database's roles allow."},
+    "custom:remotegpu:admin": {"description": "Set quotas, budgets, prices and hosts."},
+}
+SERVICE_SCOPES = [
+    "list:users", "read:users:name", "read:servers", "start:servers", "delete:servers", "read:groups:name",
+    "list:groups",
+]  # fmt: skip
+SERVER_TOKEN_SCOPES = ["users:activity!user", "access:servers!server"]
+
+
+class RemoteGPU(Configurable):
+    """What an operator can set, as `c.RemoteGPU.name = value` above `configure(c)`."""
+
+    insecure_demo = Bool(
+        False,
+        help="""Run everybody as the hub's own user, without system users and without any isolation. Every page says so.
+        Only for trying the product on a machine of one's own.""",
+    ).tag(config=True)
+    currency = Unicode("USD", help="ISO 4217 code of the one currency of this hub. Fixed once prices exist.").tag(
+        config=True
+    )
+    policy = Enum(
+        sorted(POLICIES),
+        default_value="least-loaded",
+        help="""How hosts are chosen: `least-loaded` (default, evens out), `pack` (keeps whole hosts free), `spread`
+        (fewest environments).""",
+    ).tag(config=True)
+    port_ranges = Dict(
+        help="""Outside ports by service, first and last, such as `{"tensorboard": (31000, 31099)}`. Only services named
+        here can be asked for. Services: ssh, jupyter, vscode, tensorboard, custom. Default: none.""",
+    ).tag(config=True)
+    max_gpus = Integer(8, min=1, help="Most GPUs that one environment can ask for. Default 8, a common host.").tag(
+        config=True
+    )
+    default_cpu = Unicode("1", help="Cores when a start names neither a flavor nor cores.").tag(config=True)
+    default_memory = Unicode("2G", help="Memory when a start names neither a flavor nor memory.").tag(config=True)
+    personal_quota = Dict(
+        help="""What each user's own workspace `~user` may hold, such as `{"cpu": "2", "memory": "4G", "gpus": 0,
+        "environments": 1}`; `"unlimited"` is a value. What is not named is 0. Default: CPU only.""",
+        default_value={"cpu": "2", "memory": "4G", "environments": 1},
+    ).tag(config=True)
+    personal_budget = Unicode(
+        "", help="Money a month for each user's own workspace, such as `20.00`. Default: no budget."
+    ).tag(config=True)
+    host_name = Unicode(help="Name of this machine on pages. Default: its host name.").tag(config=True)
+    reserve_cpu = Unicode("0.1", help="Cores of this machine that environments never get. Default 0.1.").tag(
+        config=True
+    )
+    reserve_memory = Unicode("512M", help="Memory of this machine that environments never get, for the hub.").tag(
+        config=True
+    )
+    gpu_shares = Dict(
+        help="""Split GPUs into equal shares: `{"A100-80GB": 4}` by model, or by UUID. A share has its own model name,
+        `A100-80GB/4`, its own price, and no isolation from the other shares.""",
+    ).tag(config=True)
+    simulated_gpus: Any = List(
+        help="""GPUs that do not exist, for a machine without any, such as `[{"model": "A100-80GB", "memory_mib": 81920,
+        "count": 4, "shares": 1}]`. Every page says "simulated".""",
+    ).tag(config=True)
+    images = Dict(
+        help="""What can be run on this machine, by reference `local:NAME`: `{"local:jupyterlab": {"display_name":
+        "JupyterLab", "cmd": ["jupyterhub-singleuser"], "args": [], "env": {}}}`. Commands stand here and never in the
+        database.""",
+    ).tag(config=True)
+    runtime_file = Unicode(
+        "remotegpu-runtime.json",
+        help="""File of mode 600 through which the hub's process tells its services the database and these settings.
+        Default: in the hub's folder.""",
+    ).tag(config=True)
+
+
+def configure(c: Any) -> None:
+    """Set spawner, services, roles and scopes on the operator's configuration. The last line of the file.
+
+    Raises: SystemExit with one sentence when the configuration cannot work.
+    """
+    options = RemoteGPU(config=Config({"RemoteGPU": c.RemoteGPU}))
+    _refuse_contradictions(c, options)
+    hub = _running_hub()
+    settings = _settings(c, options, hub)
+    runtime_file = os.path.abspath(options.runtime_file)
+    if hub is not None:
+        Runtime(_install(settings)).write(runtime_file)
+    _set_spawner(c, options, runtime_file)
+    _add_services(c, runtime_file)
+    _grant(c)
+    _add_templates(c, options)
+    if hub is not None:
+        _check_later(hub)
+
+
+def database_of(c: Any, hub: Any = None) -> tuple[str, dict[str, Any]]:
+    """The database that the hub will use with this configuration: command line first, then the file, then the
+    hub's default."""
+    section = c.JupyterHub
+    given = getattr(hub, "cli_config", Config()).get("JupyterHub", Config()) if hub is not None else Config()
+    url = given.get("db_url") or section.get("db_url") or "sqlite:///jupyterhub.sqlite"
+    kwargs = given.get("db_kwargs") or section.get("db_kwargs") or {}
+    url = normal_url(str(url))
+    if url.startswith("sqlite:///") and not url.startswith("sqlite:////") and ":memory:" not in url:
+        url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).resolve()}"
+    return url, dict(kwargs)
+
+
+def _running_hub() -> Any:
+    """The hub that loads this file, or None when another program reads it."""
+    if not JupyterHub.initialized():
+        return None
+    app = JupyterHub.instance()
+    if app.subapp is not None or app.generate_config or app.upgrade_db is None:
+        return None
+    return app
+
+
+def _fail(sentence: str) -> None:
+    raise SystemExit(f"remotegpu-hub: {sentence}")
+
+
+def _refuse_contradictions(c: Any, options: RemoteGPU) -> None:
+    if c.KubeSpawner.get("profile_list"):
+        _fail("remove c.KubeSpawner.profile_list: flavors and images of the catalogue take its place.")
+    if not options.images:
+        _fail('name what can be run, such as c.RemoteGPU.images = {"local:jupyterlab": {"display_name": "JupyterLab", '
+              '"cmd": ["jupyterhub-singleuser"]}}.')  # fmt: skip
+    for reference, image in options.images.items():
+        if not reference.startswith("local:") or not image.get("cmd"):
+            _fail(f"the image {reference!r} needs a name that begins with local: and a cmd.")
+    for service, ports in options.port_ranges.items():
+        if len(ports) != 2 or not 1 <= ports[0] <= ports[1] <= 65535:
+            _fail(f"the port range of {service!r} needs a first and a last port, such as (31000, 31099).")
+    blind = None if options.insecure_demo else processes.blindness()
+    if blind:
+        _fail(f"{blind} For trying it out: c.RemoteGPU.insecure_demo = True.")
+
+
+def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
+    url, kwargs = database_of(c, hub)
+    spawner = c.Spawner
+    timeouts = int(spawner.get("start_timeout", 60) or 60) + int(spawner.get("http_timeout", 30) or 30)
+    return Settings(
+        db_url=url,
+        db_kwargs=kwargs,
+        hub_started_at=datetime.fromtimestamp(psutil.Process().create_time(), UTC).isoformat(),
+        insecure_demo=options.insecure_demo,
+        currency=options.currency,
+        policy=options.policy,
+        port_ranges={name: [int(first), int(last)] for name, (first, last) in options.port_ranges.items()},
+        max_gpus=options.max_gpus,
+        default_cpu_millis=parse_cores(options.default_cpu),
+        default_memory_bytes=parse_bytes(options.default_memory),
+        personal_quota=_quota(options.personal_quota),
+        personal_budget=parse_money(options.personal_budget) if options.personal_budget else None,
+        host_name=options.host_name or socket.gethostname(),
+        reserve_cpu_millis=parse_cores(options.reserve_cpu),
+        reserve_memory_bytes=parse_bytes(options.reserve_memory),
+        gpu_shares=dict(options.gpu_shares),
+        simulated_gpus=[dict(one) for one in options.simulated_gpus],
+        images={name: dict(image) for name, image in options.images.items()},
+        other_users=not options.insecure_demo,
+        start_grace_seconds=timeouts + 60,
+    )
+
+
+def _quota(given: dict[str, Any]) -> dict[str, int | None]:
+    """Read `{"cpu": "2", "memory": "4G", "gpus": 1, "environments": 2, "gpu_hours": 10}`; what is not named is 0."""
+    readers: dict[str, tuple[str, Callable[[Any], int]]] = {
+        "gpus": ("gpu_millis", lambda value: parse_cores(str(value))),
+        "cpu": ("cpu_millis", lambda value: parse_cores(str(value))),
+        "memory": ("memory_bytes", lambda value: parse_bytes(str(value))),
+        "storage": ("storage_bytes", lambda value: parse_bytes(str(value))),
+        "environments": ("environments", int),
+        "gpu_hours": ("gpu_hours", int),
+    }
+    quota: dict[str, int | None] = dict.fromkeys(QUOTA_RESOURCES, 0)
+    for name, value in given.items():
+        if name not in readers:
+            _fail(f"c.RemoteGPU.personal_quota has no {name!r}: write one of {', '.join(readers)}.")
+        column, read = readers[name]
+        quota[column] = UNLIMITED if value == "unlimited" else read(value)
+    return quota
+
+
+def _install(settings: Settings) -> Settings:
+    """Bring the database to this version when it is new, and write what the configuration says of the catalogue."""
+    if settings.db_url.startswith("sqlite"):
+        prepare_sqlite(settings.db_url)
+    engine = Runtime(settings).engine
+    try:
+        state = migrations.state(engine)
+        if state == "empty":
+            migrations.init(engine)
+        elif state != "current":
+            _fail(f"the database is {state} of this version. Back it up, then run `remotegpu upgrade-db`.")
+        now = utcnow()
+        with begin(engine) as session:
+            prices.set_currency(session, code=settings.currency)
+            for reference, image in settings.images.items():
+                known = {"framework", "cuda_version", "python_version", "category"}
+                catalog.put_image(
+                    session, reference=reference, display_name=image.get("display_name", reference), actor=SYSTEM,
+                    now=now, **{name: image[name] for name in known & image.keys()},
+                )  # fmt: skip
+            hub_id = session.get(Fact, "hub_id")
+            if hub_id is None:
+                hub_id = Fact(name="hub_id", value=uuid4().hex[:12])
+                session.add(hub_id)
+            return Settings(**{**vars(settings), "hub_id": hub_id.value})
+    except RemoteGPUError as error:
+        _fail(str(error))
+        raise
+    finally:
+        engine.dispose()
+
+
+def _set_spawner(c: Any, options: RemoteGPU, runtime_file: str) -> None:
+    name = "DemoSpawner" if options.insecure_demo else "LocalSpawner"
+    c.JupyterHub.spawner_class = f"remotegpu_hub.hub.local.{name}"
+    c.RemoteGPUMixin.runtime_file = runtime_file
+    if "allow_named_servers" not in c.JupyterHub:
+        c.JupyterHub.allow_named_servers = True
+    scopes = c.Spawner.get("server_token_scopes")
+    reach = [f"access:services!service={service}" for service in SERVICES]
+    if not scopes or isinstance(scopes, LazyConfigValue):
+        c.Spawner.server_token_scopes = [*SERVER_TOKEN_SCOPES, *reach]
+    elif isinstance(scopes, list):
+        c.Spawner.server_token_scopes = [*scopes, *(one for one in reach if one not in scopes)]
+
+
+def _add_services(c: Any, runtime_file: str) -> None:
+    for name in SERVICES:
+        c.JupyterHub.services.append(
+            {
+                "name": name,
+                "url": f"http://127.0.0.1:{_free_port()}",
+                "command": [sys.executable, "-m", f"remotegpu_hub.services.{name}"],
+                "environment": {RUNTIME_VARIABLE: runtime_file},
+                "oauth_client_allowed_scopes": list(CUSTOM_SCOPES),
+                "display": False,
+            }
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _grant(c: Any) -> None:
+    scopes = c.JupyterHub.get("custom_scopes")
+    given = {} if scopes is None or isinstance(scopes, LazyConfigValue) else dict(scopes)
+    c.JupyterHub.custom_scopes = {**given, **CUSTOM_SCOPES}
+    everybody = [f"access:services!service={service}" for service in SERVICES] + ["custom:remotegpu:write"]
+    roles = c.JupyterHub.get("load_roles")
+    listed = roles if isinstance(roles, list) else []
+    own_user_role = next((role for role in listed if role.get("name") == "user"), None)
+    if own_user_role is not None and "scopes" in own_user_role:
+        own_user_role["scopes"] = [*own_user_role["scopes"], *everybody]
+    else:
+        extra = c.JupyterHub.get("extra_user_scopes")
+        if isinstance(extra, (set, list, tuple, frozenset)):
+            c.JupyterHub.extra_user_scopes = {*extra, *everybody}
+        else:
+            c.JupyterHub.extra_user_scopes.update(set(everybody))
+    ours = [{"name": "remotegpu-services", "services": list(SERVICES), "scopes": SERVICE_SCOPES}]
+    if isinstance(roles, list):
+        c.JupyterHub.load_roles = [*listed, *ours]
+    else:
+        c.JupyterHub.load_roles.extend(ours)
+
+
+def _add_templates(c: Any, options: RemoteGPU) -> None:
+    c.JupyterHub.template_paths.append(str(files("remotegpu_hub") / "hub" / "templates"))
+    variables = c.JupyterHub.get("template_vars")
+    given = {} if variables is None or isinstance(variables, LazyConfigValue) else dict(variables)
+    c.JupyterHub.template_vars = {
+        **given,
+        "remotegpu_insecure_demo": options.insecure_demo,
+        "remotegpu_simulated": bool(options.simulated_gpus),
+    }
+
+
+def _check_later(hub: Any) -> None:
+    """Look once the whole file is read: what stands below `configure(c)` may have undone it."""
+
+    def check() -> None:
+        for sentence in overwritten(hub):
+            hub.log.error("remotegpu-hub: %s", sentence)
+
+    try:
+        asyncio.get_running_loop().call_soon(check)
+    except RuntimeError:
+        return

@@ -1,0 +1,468 @@
+"""What every spawner of ours does, wherever environments run: show the form, admit before the start, activate when it
+runs, and give back only what is confirmed gone. It knows neither processes nor pods: subclasses say how to prepare a
+run (`prepare`), who it is (`mark`), and whether anything of it is left (`clear`)."""
+
+import asyncio
+import contextlib
+import logging
+import weakref
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from jupyterhub import orm
+from jupyterhub.app import JupyterHub
+from jupyterhub.spawner import Spawner, SpawnException
+from traitlets import Unicode
+
+from .. import words
+from ..db import begin
+from ..domain import allocations, environments, users, workspaces
+from ..domain.audit import Actor, record
+from ..domain.environments import Choice
+from ..domain.offers import offers
+from ..errors import RemoteGPUError, Unavailable
+from ..orm import Allocation, EndReason, User
+from ..runtime import Runtime, utcnow
+from . import form
+from .wiring import overwritten
+
+T = TypeVar("T")
+
+LATE_THREAD_SECONDS = 10
+"""How long the end of a run waits for a database thread of its start; the tombstone covers whatever comes later."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What admission gave, as plain values for the pod or process that is made from it."""
+
+    allocation_id: int
+    attempt: str
+    workspace: str
+    environment_id: int
+    display_name: str
+    host: str
+    image: str
+    image_digest: str | None
+    gpu_model: str | None
+    gpu_uuids: tuple[str, ...]
+    simulated: bool
+    cpu_millis: int
+    memory_bytes: int
+    ports: tuple[tuple[str, int], ...]
+    """Service and the port on which it is reached."""
+
+
+@dataclass
+class Run:
+    """One start, from before its admission until it is confirmed gone."""
+
+    attempt: str
+    allocation_id: int = 0
+    mark: str = ""
+    held: Held | None = None
+    active: bool = False
+    alive_at: datetime | None = None
+    work: asyncio.Future[Any] | None = None
+    reason: EndReason | None = None
+
+
+class Prefill(Exception):
+    """Query arguments only pre-fill the form; a start is a POST, or REST with a token."""
+
+    jupyterhub_message = ""
+
+
+class _QuietPrefill(logging.Filter):
+    """The hub logs a traceback for every exception of `options_from_query`; ours is no news."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], Prefill))
+
+
+_quiet = _QuietPrefill()
+_posted: "weakref.WeakKeyDictionary[Any, tuple[str, dict[str, list[str]], str]]" = weakref.WeakKeyDictionary()
+"""Server, fields and language of the form that a user sent last, for rendering it again with the refusal."""
+
+
+@cache
+def runtime_at(path: str) -> Runtime:
+    """One engine for all spawners of the hub."""
+    return Runtime.read(path)
+
+
+class RemoteGPUMixin(Spawner):  # type: ignore[misc]
+    """Put before a JupyterHub spawner class."""
+
+    runtime_file = Unicode(help="Path of the file that `configure(c)` writes; set by it.").tag(config=True)
+
+    _run: Run | None = None
+    _messages: list[str]
+    _news: asyncio.Event
+
+    # what subclasses say
+
+    def prepare(self, held: Held) -> None:
+        """Make the coming start one of this run. Everything it sets, it sets at every start: nothing may stick."""
+        raise NotImplementedError
+
+    async def mark(self) -> str:
+        """The identity of what runs now, never used twice."""
+        raise NotImplementedError
+
+    async def clear(self, run: Run) -> bool:
+        """End whatever is left of a run. True only when nothing is left for certain."""
+        raise NotImplementedError
+
+    async def busy_ports(self) -> frozenset[int]:
+        """Outside ports that something else was seen to use."""
+        return frozenset()
+
+    same_inside = False
+    """Processes listen on the outside port itself."""
+    enforced = False
+    """CPU and memory are bounded, not only counted."""
+
+    # the start
+
+    @property
+    def runtime(self) -> Runtime:
+        return runtime_at(self.runtime_file)
+
+    async def start(self) -> Any:
+        """Admit, start, activate. Whatever goes wrong, the hub calls `stop` and the post-stop hook afterwards."""
+        language = self._language()
+        self._messages, self._news = [], asyncio.Event()
+        for problem in overwritten(JupyterHub.instance()) if JupyterHub.initialized() else []:
+            raise self._refuse(Unavailable("This hub's configuration is broken: {problem}", problem=problem), language)
+        left = self._run
+        if left is not None and not await self._conclude(left):
+            raise self._refuse(_still_stopping(), language)
+        run = self._run = Run(uuid4().hex)
+        self._tell(words.translate(language, "Checking limits and looking for a host."))
+        try:
+            choice = form.parse(self.user_options or {})
+            busy = await self.busy_ports()
+            held = await self._work(run, lambda: self._admit(run.attempt, choice, busy))
+        except RemoteGPUError as error:
+            self._run = None
+            await self._note_refusal(error)
+            raise self._refuse(error, language) from error
+        _posted.pop(self.user, None)
+        run.held, run.allocation_id = held, held.allocation_id
+        self._tell(
+            words.translate(language, "Admitted to {workspace}: runs on {host}.", workspace=held.workspace,
+                            host=held.host)
+        )  # fmt: skip
+        for uuid in held.gpu_uuids:
+            self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=uuid))
+        self.prepare(held)
+        where = await super().start()
+        run.mark = await self.mark()
+        run.alive_at = utcnow()
+        try:
+            await self._work(run, lambda: self._activate(run.attempt, run.mark))
+        except RemoteGPUError as error:
+            raise self._refuse(error, language) from error
+        run.active = True
+        self._tell(words.translate(language, "It runs. Waiting for its first answer."))
+        return where
+
+    async def _work(self, run: Run, work: Callable[[], T]) -> T:
+        """Run database work off the hub's loop; if the start is given up, the thread goes on and is awaited later."""
+        run.work = asyncio.wrap_future(self.runtime.submit(work))
+        return await asyncio.shield(run.work)
+
+    def _admit(self, attempt: str, choice: Choice, busy: frozenset[int]) -> Held:
+        now = utcnow()
+        runtime = self.runtime
+        with begin(runtime.engine) as session:
+            user = self._ensure_user(session, now)
+            kept = environments.find(session, user_id=user.id, server_name=self.name)
+            wish = environments.resolve(
+                session, user=user, server_name=self.name, choice=choice, rules=runtime.rules, kept=kept
+            )
+            allocation = allocations.admit(
+                session, user=user, server_name=self.name, wish=wish, attempt=attempt, rules=runtime.rules,
+                actor=self._actor(), now=now, busy_ports=busy, same_inside=self.same_inside,
+            )  # fmt: skip
+            session.refresh(allocation, ["slots", "ports"])
+            return _held(allocation)
+
+    def _ensure_user(self, session: Any, now: datetime) -> User:
+        settings = self.runtime.settings
+        hub_user = users.hub_user(session, hub_user_id=self.user.id)
+        user = users.ensure(session, hub_user=hub_user, now=now)
+        workspaces.ensure_personal(
+            session, user=user, now=now, quota=settings.personal_quota, budget=settings.personal_budget
+        )
+        return user
+
+    def _activate(self, attempt: str, mark: str) -> None:
+        with begin(self.runtime.engine) as session:
+            allocations.activate(session, attempt=attempt, mark=mark, now=utcnow())
+
+    def _actor(self) -> Actor:
+        """Who asked for this start: an admin may act for the user."""
+        handler = getattr(self, "handler", None)
+        current = getattr(handler, "current_user", None)
+        name = getattr(current, "name", None) or self.user.name
+        if isinstance(current, orm.Service):
+            name = f"service:{name}"
+        address = getattr(getattr(handler, "request", None), "remote_ip", None)
+        return Actor(name, acted_as=self.user.name if name != self.user.name else None, address=address)
+
+    async def _note_refusal(self, error: RemoteGPUError) -> None:
+        """A refused choice is audited and must not come back at the next start without options."""
+        if self.orm_spawner is not None:
+            self.orm_spawner.user_options = {}
+        actor = self._actor()
+
+        def write() -> None:
+            with begin(self.runtime.engine) as session:
+                record(session, actor=actor, action="allocation.refused", entity="user", entity_id=None,
+                       now=utcnow(), server_name=self.name, code=error.code,
+                       reasons=words.explain(error, "en"))  # fmt: skip
+
+        with contextlib.suppress(Unavailable):
+            await asyncio.wrap_future(self.runtime.submit(write))
+
+    def _refuse(self, error: RemoteGPUError, language: str) -> SpawnException:
+        lines = words.explain(error, language)
+        self._tell(lines[0])
+        return SpawnException(
+            words.explain_text(error, language),
+            reason=error.code,
+            message_html=words.explain_html(error, language),
+            status_code=error.status,
+        )
+
+    # the end
+
+    async def stop(self, now: bool = False) -> None:
+        if self._run is not None and self._run.reason is None:
+            self._run.reason = EndReason.USER if self._run.active else EndReason.FAILED
+        await super().stop(now)
+
+    def run_post_stop_hook(self) -> Any:
+        """The hub also calls this while the process lives (a stop or a poll that raised): nothing is given back here
+        that is not confirmed gone."""
+        hook = super().run_post_stop_hook()
+
+        async def both() -> None:
+            if asyncio.iscoroutine(hook) or asyncio.isfuture(hook):
+                await hook
+            if self._run is not None:
+                await self._conclude(self._run)
+
+        return both()
+
+    async def _conclude(self, run: Run) -> bool:
+        """Mark the run as ending; give everything back when nothing of it is left. Never raises: what fails here is
+        repaired by the reconciler."""
+        try:
+            if run.work is not None and not run.work.done():
+                await asyncio.wait([run.work], timeout=LATE_THREAD_SECONDS)
+            reason = run.reason or (EndReason.EXITED if run.active else EndReason.FAILED)
+            await asyncio.wrap_future(self.runtime.submit(self._mark_ending, run.attempt, reason))
+            if run.allocation_id and not await self.clear(run):
+                self.log.warning("%s: something of run %s is left; it keeps its GPUs", self._log_name, run.attempt)
+                return False
+            await asyncio.wrap_future(self.runtime.submit(self._release, run.attempt, reason, run.alive_at))
+        except Exception:
+            self.log.exception("%s: the end of run %s was not written; it will be", self._log_name, run.attempt)
+            return False
+        if self._run is run:
+            self._run = None
+        return True
+
+    def _mark_ending(self, attempt: str, reason: EndReason) -> None:
+        with begin(self.runtime.engine) as session:
+            allocations.mark_ending(session, attempt=attempt, reason=reason, actor=Actor(self.user.name), now=utcnow())
+
+    def _release(self, attempt: str, reason: EndReason, ended_at: datetime | None) -> None:
+        with begin(self.runtime.engine) as session:
+            allocations.release(
+                session, attempt=attempt, reason=reason, actor=Actor(self.user.name), now=utcnow(), ended_at=ended_at
+            )
+
+    async def poll(self) -> int | None:
+        status: int | None = await super().poll()
+        if status is None and self._run is not None:
+            self._run.alive_at = utcnow()
+        return status
+
+    # what the hub keeps over its own restart
+
+    def get_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state()
+        if self._run is not None:
+            state["remotegpu"] = {
+                "attempt": self._run.attempt,
+                "allocation_id": self._run.allocation_id,
+                "mark": self._run.mark,
+            }
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        kept = state.get("remotegpu")
+        if kept:
+            self._run = Run(kept["attempt"], kept["allocation_id"], kept["mark"], active=True)
+
+    async def rename(self, old_name: str, new_name: str) -> None:
+        await super().rename(old_name, new_name)
+        actor = self._actor()
+
+        def write() -> None:
+            with begin(self.runtime.engine) as session:
+                user = users.live(session, hub_user_id=self.user.id)
+                if user is not None:
+                    environments.rename(
+                        session, user_id=user.id, before=old_name, after=new_name, actor=actor, now=utcnow()
+                    )
+
+        await asyncio.wrap_future(self.runtime.submit(write))
+
+    async def delete_forever(self) -> None:
+        hub_user_id, name, actor = self.user.id, self.name, self._actor()
+
+        def write() -> None:
+            with begin(self.runtime.engine) as session:
+                user = users.live(session, hub_user_id=hub_user_id)
+                if user is not None:
+                    environments.delete(session, user_id=user.id, server_name=name, actor=actor, now=utcnow())
+
+        await asyncio.wrap_future(self.runtime.submit(write))
+
+    # the form
+
+    def _language(self) -> str:
+        request = getattr(getattr(self, "handler", None), "request", None)
+        if request is None:
+            return "en"
+        cookie = request.cookies.get("remotegpu_lang")
+        return words.language(request.headers.get("Accept-Language"), cookie.value if cookie else None)
+
+    async def get_options_form(self) -> str:
+        """Render the spawn page's form with the numbers of this moment."""
+        _silence(self.log)
+        handler = getattr(self, "handler", None)
+        if handler is not None and not handler._finished:
+            server_name, language = self.name, self._language()
+            choice = form.prefill_header(handler.request.headers.get("X-RemoteGPU-Choice")) or form.prefill(
+                _query(handler)
+            )
+        else:  # the hub renders the form of the default server again after any refused POST
+            server_name, posted, language = _posted.pop(self.user, (self.name, {}, self._language()))
+            choice = form.prefill(posted)
+        try:
+            page = await asyncio.wrap_future(self.runtime.submit(self._offers, server_name, choice))
+        except RemoteGPUError as error:
+            return words.explain_html(error, language)
+        return form.render(page, language)
+
+    def _offers(self, server_name: str, choice: Choice) -> Any:
+        now = utcnow()
+        runtime = self.runtime
+        with begin(runtime.engine, read_only=True) as session:
+            hub_user = users.hub_user(session, hub_user_id=self.user.id)
+            user = users.live(session, hub_user_id=self.user.id)
+            current = user is not None and (user.hub_created, user.name) == (hub_user.created, hub_user.name)
+        if not current:
+            with begin(runtime.engine) as session:
+                self._ensure_user(session, now)
+        with begin(runtime.engine, read_only=True) as session:
+            user = users.live(session, hub_user_id=self.user.id)
+            assert user is not None
+            return offers(
+                session, user=user, server_name=server_name, choice=choice, rules=runtime.rules, now=now,
+                insecure_demo=runtime.settings.insecure_demo, enforced=self.enforced,
+            )  # fmt: skip
+
+    def run_options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, Any]:
+        """Turn the posted form into `user_options`, remembering it in case it is refused."""
+        _posted[self.user] = (self.name, form_data, self._language())
+        try:
+            return form.parse_form(form_data)
+        except RemoteGPUError as error:
+            raise self._refuse_early(error) from error
+
+    def _refuse_early(self, error: RemoteGPUError) -> SpawnException:
+        self._messages, self._news = [], asyncio.Event()
+        return self._refuse(error, self._language())
+
+    def options_from_query(self, query_data: dict[str, list[str]]) -> dict[str, Any]:
+        """Any site can send a browser to `/hub/spawn?…`: that must never start anything."""
+        _silence(self.log)
+        raise Prefill
+
+    async def apply_user_options(self, *_ignored: Any) -> None:
+        """Nothing: the choice is parsed by `start` and never becomes a trait of the spawner."""
+
+    # progress
+
+    def _tell(self, message: str) -> None:
+        self._messages.append(message)
+        self._news.set()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what happens during a start, in the words of whoever started it."""
+        shown = 0
+        while True:
+            messages = getattr(self, "_messages", [])
+            while shown < len(messages):
+                shown += 1
+                yield {"progress": min(10 + 20 * shown, 90), "message": messages[shown - 1]}
+            future = self._spawn_future
+            if future is None or future.done():
+                return
+            news = getattr(self, "_news", None)
+            if news is None:
+                await asyncio.sleep(0.2)
+                continue
+            news.clear()
+            waiting = asyncio.ensure_future(news.wait())
+            await asyncio.wait([waiting, future], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+
+
+def _held(allocation: Allocation) -> Held:
+    return Held(
+        allocation_id=allocation.id,
+        attempt=allocation.attempt,
+        workspace=allocation.workspace.name,
+        environment_id=allocation.environment_id,
+        display_name=allocation.environment.display_name,
+        host=allocation.host.name,
+        image=allocation.image_reference,
+        image_digest=allocation.image_digest,
+        gpu_model=allocation.gpu_model,
+        gpu_uuids=tuple(one.gpu.uuid for one in allocation.slots),
+        simulated=bool(allocation.slots) and allocation.host.simulated,
+        cpu_millis=allocation.cpu_millis,
+        memory_bytes=allocation.memory_bytes,
+        ports=tuple((one.service.value, one.external_port) for one in allocation.ports),
+    )
+
+
+def _still_stopping() -> RemoteGPUError:
+    return Unavailable("The last run is still stopping and keeps its GPUs until it is gone. Try again in a minute.")
+
+
+def _query(handler: Any) -> dict[str, list[str]]:
+    return {
+        key.removeprefix("opt-"): [value.decode("utf-8", "replace") for value in values]
+        for key, values in handler.request.query_arguments.items()
+        if key not in ("next", "display_name", "_xsrf")
+    }
+
+
+def _silence(log: Any) -> None:
+    logger = getattr(log, "logger", log)
+    if _quiet not in logger.filters:
+        logger.addFilter(_quiet)

@@ -1,0 +1,23 @@
+"""What `configure(c)` put into the hub, and whether all of it is still there."""
+
+from typing import Any
+
+SERVICES = ("workspaces", "billing")
+
+
+def overwritten(hub: Any) -> list[str]:
+    """What the loaded configuration has no more of ours, a sentence each."""
+    problems = []
+    spawner = str(hub.config.JupyterHub.get("spawner_class", ""))
+    if not spawner.startswith("remotegpu_hub."):
+        problems.append(f"spawner_class was set to {spawner} after configure(c): nothing is checked or billed.")
+    names = [service.get("name") for service in hub.services]
+    for name in SERVICES:
+        if name not in names:
+            problems.append(
+                f"the service {name} is gone: c.JupyterHub.services was assigned after configure(c). Move "
+                "configure(c) to the last line."
+            )
+    if not any(role.get("name") == "remotegpu-services" for role in hub.load_roles):
+        problems.append("the role remotegpu-services is gone: load_roles was assigned after configure(c).")
+    return problems

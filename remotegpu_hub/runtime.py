@@ -1,0 +1,114 @@
+"""What each of our processes works with: the operator's settings and an engine. The hub's process writes them to a
+file that only its user can read; services find it by path, since their env vars are stored in clear by the hub."""
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Engine
+
+from .db import open_engine
+from .domain.environments import Rules
+from .domain.placement import POLICIES
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RUNTIME_VARIABLE = "REMOTEGPU_RUNTIME"
+"""Env var of our services that holds the path of the file."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator configured, plain enough to be written as JSON. The manual is `configure.RemoteGPU`."""
+
+    db_url: str
+    db_kwargs: dict[str, Any] = field(default_factory=dict)
+    hub_id: str = ""
+    """Tells this hub's processes and pods from those of another hub on the same machine or cluster."""
+    hub_started_at: str = ""
+    """When the hub's process began, ISO 8601: a start from before it cannot be on its way any more."""
+    insecure_demo: bool = False
+    currency: str = "USD"
+    policy: str = "least-loaded"
+    port_ranges: dict[str, list[int]] = field(default_factory=dict)
+    max_gpus: int = 8
+    default_cpu_millis: int = 1000
+    default_memory_bytes: int = 2 * 2**30
+    personal_quota: dict[str, int | None] = field(default_factory=dict)
+    personal_budget: int | None = None
+    host_name: str = "localhost"
+    reserve_cpu_millis: int = 0
+    reserve_memory_bytes: int = 0
+    gpu_shares: dict[str, int] = field(default_factory=dict)
+    simulated_gpus: list[dict[str, Any]] = field(default_factory=list)
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    other_users: bool = False
+    """Runs belong to system users of their own."""
+    local: bool = True
+    """Environments are processes of this machine."""
+    start_grace_seconds: int = 180
+    """Start time-out, HTTP time-out and a minute: an older start that nobody waits for is a ghost."""
+
+    @property
+    def started(self) -> datetime:
+        return datetime.fromisoformat(self.hub_started_at)
+
+    @property
+    def rules(self) -> Rules:
+        """What every admission obeys."""
+        return Rules(
+            policy=POLICIES[self.policy](),
+            port_ranges={name: range(first, last + 1) for name, (first, last) in self.port_ranges.items()},
+            max_gpus=self.max_gpus,
+            default_cpu_millis=self.default_cpu_millis,
+            default_memory_bytes=self.default_memory_bytes,
+        )
+
+
+class Runtime:
+    """Settings, an engine made on first use, and threads for database work."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def read(cls, path: str) -> "Runtime":
+        """Read the file that the hub's process wrote."""
+        return cls(Settings(**json.loads(Path(path).read_text())))
+
+    def write(self, path: str) -> None:
+        """Write the file for our other processes, never readable by others, whole or not at all."""
+        partial = f"{path}.{os.getpid()}"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(self.settings), file)
+        Path(partial).replace(path)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return open_engine(self.settings.db_url, **self.settings.db_kwargs)
+
+    @cached_property
+    def rules(self) -> Rules:
+        return self.settings.rules
+
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """Our own, so that slow database work never fills the hub's."""
+        return ThreadPoolExecutor(max_workers=8, thread_name_prefix="remotegpu")
+
+    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run blocking work in one of our threads; the future goes on even if nobody waits for it any more."""
+        return self.threads.submit(work, *args, **kwargs)
+
+
+def utcnow() -> datetime:
+    """The one clock that the doors read."""
+    return datetime.now(UTC)

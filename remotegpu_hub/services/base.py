@@ -1,0 +1,199 @@
+"""What every service of ours shares: identity from the hub, rights from the database, one shape of JSON and of errors,
+and a life that ends with the hub's process."""
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlparse
+from uuid import uuid4
+
+import psutil
+from jupyterhub.services.auth import HubOAuth, HubOAuthCallbackHandler, HubOAuthenticated
+from jupyterhub.utils import url_path_join
+from sqlalchemy.orm import Session
+from tornado.web import Application, HTTPError, RequestHandler
+
+from .. import words
+from ..db import begin
+from ..domain import users
+from ..errors import Denied, NotFound, RemoteGPUError
+from ..orm import User
+from ..runtime import RUNTIME_VARIABLE, Runtime
+
+T = TypeVar("T")
+log = logging.getLogger("remotegpu")
+
+TOKEN_CACHE_SECONDS = 10
+_PR_SET_PDEATHSIG = 1
+
+
+def plain(value: Any) -> Any:
+    """A frozen value as JSON takes it: times as ISO 8601, errors as code, message and facts."""
+    if isinstance(value, RemoteGPUError):
+        return error_body(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value
+
+
+def error_body(error: RemoteGPUError) -> dict[str, Any]:
+    """The one shape of errors: a code for programs, a message a person can act on, the facts."""
+    facts = {name: [asdict(one) for one in value] if isinstance(value, tuple) else value
+             for name, value in error.facts.items()}  # fmt: skip
+    return {"code": error.code, "message": words.explain_text(error, "en"), "facts": facts}
+
+
+class Handler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
+    """A JSON route: authenticated by the hub, answered from one transaction."""
+
+    def initialize(self, runtime: Runtime, hub_auth: HubOAuth) -> None:
+        self.runtime = runtime
+        self.hub_auth = hub_auth
+        self.request_id = uuid4().hex[:16]
+
+    def get_login_url(self) -> str:
+        """A program, or a page's fetch, is told 403 instead of being sent to log in."""
+        raise HTTPError(403, reason="Log in to the hub, or send a token.")
+
+    def prepare(self) -> None:
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Request-Id", self.request_id)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        if self.current_user is None:
+            raise HTTPError(403, reason="Log in to the hub, or send a token.")
+
+    def caller(self, session: Session) -> User:
+        """The live user behind this request. Raises: Denied for services and users whom the sync has not seen yet."""
+        model = self.current_user
+        if model.get("kind") != "user":
+            raise Denied("This is for users of the hub.")
+        with suppress(NotFound):
+            return users.by_name(session, name=model["name"])
+        raise Denied("The hub does not know {name} here yet. Try again in a minute.", name=model["name"])
+
+    async def ask(self, work: Callable[[Session], T], *, read_only: bool = True) -> T:
+        """Do the request's one transaction in a thread."""
+
+        def transact() -> T:
+            with begin(self.runtime.engine, read_only=read_only) as session:
+                return work(session)
+
+        result: T = await asyncio.wrap_future(self.runtime.submit(transact))
+        return result
+
+    def answer(self, value: Any) -> None:
+        self.finish(json.dumps(plain(value), ensure_ascii=False))
+
+    def log_exception(self, kind: Any, value: Any, trace: Any) -> None:
+        if not isinstance(value, RemoteGPUError):
+            super().log_exception(kind, value, trace)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("X-Request-Id", self.request_id)
+        if isinstance(error, RemoteGPUError):
+            self.set_status(error.status)
+            body = error_body(error)
+        else:
+            sentence = self._reason if status_code < 500 else "Something broke here. The log has it by this request id."
+            body = {"code": "http", "message": sentence, "facts": {}}
+        self.finish(json.dumps({"error": {**body, "request_id": self.request_id}}, ensure_ascii=False, default=str))
+
+
+class Health(RequestHandler):
+    """What the hub asks to see whether the service is up: nothing that needs a login or the database."""
+
+    def get(self) -> None:
+        self.finish({"service": os.environ["JUPYTERHUB_SERVICE_NAME"]})
+
+
+class Unknown(Handler):
+    """Every path without a route, so that it answers in our one shape."""
+
+    def prepare(self) -> None:
+        self.set_header("X-Request-Id", self.request_id)
+        raise NotFound("This page")
+
+
+def die_with_parent() -> None:
+    """End this process when the hub's process ends, by whatever death: an old service must not answer for a new hub."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent or parent == 1:
+        sys.exit("the hub's process is gone")
+
+
+def end_older_copy(pid_file: Path, module: str) -> None:
+    """End a copy of this service that an earlier hub left behind, and note our own pid."""
+    with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        older = psutil.Process(int(pid_file.read_text()))
+        if older.pid != os.getpid() and module in older.cmdline():
+            log.warning("ending an older copy, pid %s", older.pid)
+            older.kill()
+            older.wait(10)
+    pid_file.write_text(str(os.getpid()))
+
+
+def run(
+    module: str,
+    routes: list[tuple[str, type[RequestHandler]]],
+    ticks: Callable[[Runtime], list[Awaitable[None]]],
+) -> None:
+    """Serve the routes and run the ticks until the hub's process ends or asks us to."""
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)1.1s %(asctime)s %(name)s] %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    path = os.environ[RUNTIME_VARIABLE]
+    runtime = Runtime.read(path)
+    end_older_copy(Path(f"{path}.{os.environ['JUPYTERHUB_SERVICE_NAME']}.pid"), module)
+    asyncio.run(_serve(runtime, routes, ticks))
+
+
+async def _serve(
+    runtime: Runtime,
+    routes: list[tuple[str, type[RequestHandler]]],
+    ticks: Callable[[Runtime], list[Awaitable[None]]],
+) -> None:
+    prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
+    auth = HubOAuth(cache_max_age=TOKEN_CACHE_SECONDS)
+    given = {"runtime": runtime, "hub_auth": auth}
+    handlers: list[Any] = [(url_path_join(prefix, pattern), handler, given) for pattern, handler in routes]
+    handlers.append((url_path_join(prefix, "/?"), Health))
+    handlers.append((url_path_join(prefix, "oauth_callback"), HubOAuthCallbackHandler, {"hub_auth": auth}))
+    application = Application(
+        handlers,
+        default_handler_class=Unknown,
+        default_handler_args=given,
+        cookie_secret=os.urandom(32),
+        hub_auth=auth,
+    )
+    address = urlparse(os.environ["JUPYTERHUB_SERVICE_URL"])
+    server = application.listen(address.port or 80, address.hostname or "127.0.0.1", max_body_size=1_000_000)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    running = [asyncio.ensure_future(tick) for tick in ticks(runtime)]
+    await stopping.wait()
+    for tick in running:
+        tick.cancel()
+    server.stop()
+    runtime.engine.dispose()

@@ -1,0 +1,1 @@
+"""The service `billing`: reads of the ledger; owns meter."""

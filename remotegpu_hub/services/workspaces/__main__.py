@@ -1,0 +1,5 @@
+"""Started by the hub."""
+
+from . import service
+
+service.main()

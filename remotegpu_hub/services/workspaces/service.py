@@ -1,0 +1,130 @@
+"""Routes and ticks of the service `workspaces`."""
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from ... import workers
+from ...clients.hub import HubClient
+from ...domain import budgets, quotas, workspaces
+from ...domain import environments as street
+from ...domain.offers import offers
+from ...hub import form
+from ...orm import Allocation, AllocationState
+from ...runtime import Runtime, utcnow
+from ...units import UNLIMITED
+from ..base import Handler, run
+
+
+class Offers(Handler):
+    """What the caller may start now, with the price and limits of the choice in the query."""
+
+    async def get(self) -> None:
+        query = {
+            key.removeprefix("opt-"): [value.decode("utf-8", "replace") for value in values]
+            for key, values in self.request.query_arguments.items()
+        }
+        server_name = query.pop("server_name", [""])[0]
+        choice = form.prefill(query)
+        settings = self.runtime.settings
+
+        def work(session: Session) -> Any:
+            return offers(
+                session,
+                user=self.caller(session),
+                server_name=server_name,
+                choice=choice,
+                rules=self.runtime.rules,
+                now=utcnow(),
+                insecure_demo=settings.insecure_demo,
+            )
+
+        self.answer(await self.ask(work))
+
+
+class Me(Handler):
+    """The caller's workspaces, limits, what is held, and environments."""
+
+    async def get(self) -> None:
+        self.answer(await self.ask(self._me))
+
+    def _me(self, session: Session) -> dict[str, Any]:
+        user = self.caller(session)
+        return {
+            "name": user.name,
+            "workspaces": [_workspace(session, user.id, member) for member in workspaces.of_user(session, user=user)],
+            "environments": [_environment(session, one) for one in street.of_user(session, user=user)],
+        }
+
+
+def _workspace(session: Session, user_id: int, member: Any) -> dict[str, Any]:
+    space = member.workspace
+    allowed = quotas.limits(session, user_id=user_id, workspace_id=space.id)
+    holding = quotas.held(session, user_id=user_id, workspace_id=space.id)
+    status = budgets.status(
+        session, workspace_id=space.id, workspace=space.name, time_zone=space.time_zone, now=utcnow()
+    )
+
+    def shown(value: int) -> int | str:
+        return "unlimited" if value >= UNLIMITED else value
+
+    return {
+        "name": space.name,
+        "display_name": space.display_name,
+        "role": member.role.value,
+        "limits": {
+            level: {name: shown(value) for name, value in allowed[level].amounts.items()} for level in quotas.LEVELS
+        },
+        "held": {level: holding[level].amounts for level in quotas.LEVELS},
+        "budget": {"amount": status.amount, "spent": status.spent, "month": status.month} if status else None,
+    }
+
+
+def _environment(session: Session, one: Any) -> dict[str, Any]:
+    open_run = session.query(Allocation).filter(
+        Allocation.environment_id == one.id, Allocation.state != AllocationState.ENDED
+    ).first()  # fmt: skip
+    return {
+        "server_name": one.server_name,
+        "display_name": one.display_name,
+        "workspace": one.workspace.name,
+        "image": one.image.reference,
+        "state": one.state.value,
+        "message": one.message,
+        "gpu_model": one.gpu_model,
+        "gpus": one.gpu_slots,
+        "cpu_millis": one.cpu_millis,
+        "memory_bytes": one.memory_bytes,
+        "run": None
+        if open_run is None
+        else {
+            "host": open_run.host.name,
+            "started_at": open_run.started_at,
+            "price_per_hour": open_run.price_per_hour,
+            "gpus": [slot.gpu.uuid for slot in open_run.slots],
+            "ports": {port.service.value: port.external_port for port in open_run.ports},
+        },
+    }
+
+
+def ticks(runtime: Runtime) -> list[Awaitable[None]]:
+    hub = HubClient(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
+
+    async def sync() -> None:
+        await asyncio.to_thread(workers.sync, runtime)
+
+    async def reconcile() -> None:
+        await workers.reconcile(runtime, hub.servers)
+
+    return [
+        workers.every(runtime, "sync", workers.SYNC_SECONDS, sync),
+        workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile),
+    ]
+
+
+def main() -> None:
+    """Serve until the hub's process ends."""
+    run("remotegpu_hub.services.workspaces", [(r"api/me/?", Me), (r"api/offers/?", Offers)], ticks)

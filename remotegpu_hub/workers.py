@@ -1,0 +1,243 @@
+"""The ticks: sync (users, groups, hosts), reconcile (what should run against what runs), meter (the ledger).
+
+Facts are fetched first, then one transaction decides, then the process is acted on, then one transaction writes what
+is now certain. Each tick holds a lease in the database, so that two copies do each thing once."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import Engine, or_, update
+
+from .clients import cgroups, nvml, processes
+from .db import begin
+from .domain import allocations, inventory, metering, users, workspaces
+from .domain.allocations import Snapshot
+from .domain.audit import SYSTEM, record
+from .domain.ports import insert_ignoring
+from .errors import RemoteGPUError
+from .observed import Run, Server
+from .orm import AllocationState, EndReason, TickLease
+from .runtime import Runtime, utcnow
+
+log = logging.getLogger("remotegpu")
+
+TICK_SECONDS = 60
+SYNC_SECONDS = 20
+BATCH = 50
+"""Runs a metering transaction: on SQLite it holds the write lock for a few milliseconds."""
+SETTLING = timedelta(seconds=5)
+"""Facts of the hub and of the process table are this much apart at most."""
+STOP_GRACE_SECONDS = 5.0
+ATTEMPTS_KEPT = timedelta(days=1)
+
+
+class Fault(StrEnum):
+    """What the reconciler found wrong with a run."""
+
+    GHOST = "ghost"
+    """Admitted, nothing runs, nobody waits."""
+    ORPHAN = "orphan"
+    """Runs, but the hub does not know of it."""
+    ENDED = "ended"
+    """It was active and nothing of it runs any more."""
+    UNFINISHED = "unfinished"
+    """Its end began and was not finished."""
+    LEAKED = "leaked"
+    """Runs although its allocation ended."""
+    UNKNOWN = "unknown"
+    """Carries our mark with a number that this database never gave: told, not touched."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One thing to put right."""
+
+    fault: Fault
+    allocation_id: int
+    attempt: str = ""
+    reason: EndReason = EndReason.GHOST
+
+
+def holder() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def take_lease(engine: Engine, *, name: str, holder: str, seconds: float, now: datetime) -> bool:
+    """Take or renew the right to run a tick. A holder that died loses it when it expires."""
+    with begin(engine) as session:
+        session.execute(
+            insert_ignoring(session, TickLease),
+            {"name": name, "holder": "", "expires_at": now - timedelta(seconds=1), "last_done_at": None},
+        )
+        result = session.execute(
+            update(TickLease)
+            .where(TickLease.name == name, or_(TickLease.holder == holder, TickLease.expires_at <= now))
+            .values(holder=holder, expires_at=now + timedelta(seconds=seconds))
+        )
+        return int(getattr(result, "rowcount", 0)) == 1
+
+
+async def every(runtime: Runtime, name: str, seconds: float, tick: Callable[[], Awaitable[object]]) -> None:
+    """Run a tick now and then every so many seconds, while this process holds its lease. Never ends by an error."""
+    me = holder()
+    while True:
+        try:
+            lease = await asyncio.to_thread(
+                take_lease, runtime.engine, name=name, holder=me, seconds=3 * seconds, now=utcnow()
+            )
+            if lease:
+                await tick()
+        except RemoteGPUError as error:
+            log.warning("%s: %s", name, error)
+        except Exception:
+            log.exception("%s failed; it will be tried again", name)
+        await asyncio.sleep(seconds)
+
+
+def sync(runtime: Runtime) -> None:
+    """Follow the hub's users and groups, and what this machine has."""
+    settings = runtime.settings
+    now = utcnow()
+    host = None
+    if settings.local:
+        host = nvml.observe_local(
+            host_name=settings.host_name,
+            pool="local",
+            reserve_cpu_millis=settings.reserve_cpu_millis,
+            reserve_memory_bytes=settings.reserve_memory_bytes,
+            shares=settings.gpu_shares,
+            simulated=settings.simulated_gpus,
+            hub_id=settings.hub_id,
+        )
+    with begin(runtime.engine) as session:
+        hub_users = users.hub_users(session)
+        retired = users.sync(session, hub_users=hub_users, now=now)
+        workspaces.retire_owned(session, users=retired)
+    with begin(runtime.engine) as session:
+        for one in hub_users:
+            user = users.live(session, hub_user_id=one.hub_user_id)
+            if user is not None:
+                workspaces.ensure_personal(
+                    session, user=user, now=now, quota=settings.personal_quota, budget=settings.personal_budget
+                )
+        workspaces.follow_groups(session, hub_users=hub_users, now=now)
+    if host is not None:
+        with begin(runtime.engine) as session:
+            inventory.sync(session, hosts=[host], now=now, pool="local")
+
+
+def compare(
+    open_runs: Collection[Snapshot],
+    runs: Collection[Run],
+    servers: Collection[Server],
+    *,
+    ended_ids: Collection[int],
+    looked_at: datetime,
+    hub_started: datetime,
+    start_grace: timedelta,
+) -> list[Repair]:
+    """Decide what to put right, from one look at the database, at the processes and at the hub.
+
+    A start counts as on its way while the hub says that its server is pending, or while it is younger than the
+    grace and this hub's process began it: one that an earlier hub began cannot be on its way any more.
+    """
+    alive = {run.allocation_id for run in runs if run.alive}
+    known = {(server.user_name, server.server_name): server for server in servers}
+    repairs = []
+    for one in open_runs:
+        server = known.get((one.user_name, one.server_name))
+        pending = server is not None and server.pending
+        lives = one.id in alive
+        newer_than_facts = (one.started_at or one.admitted_at) > looked_at - SETTLING
+        if pending or newer_than_facts:
+            continue
+        if one.state == AllocationState.ENDING:
+            repairs.append(Repair(Fault.UNFINISHED, one.id, one.attempt, EndReason.EXITED))
+        elif one.state == AllocationState.ADMITTED:
+            on_its_way = one.admitted_at > hub_started and one.admitted_at > looked_at - start_grace
+            if not on_its_way and not (server is not None and server.ready and lives):
+                repairs.append(Repair(Fault.GHOST, one.id, one.attempt, EndReason.GHOST))
+        elif not lives:
+            repairs.append(Repair(Fault.ENDED, one.id, one.attempt, EndReason.EXITED))
+        elif server is None or not server.ready:
+            repairs.append(Repair(Fault.ORPHAN, one.id, one.attempt, EndReason.ORPHAN))
+    held = {one.id for one in open_runs}
+    for allocation_id in sorted(alive - held):
+        fault = Fault.LEAKED if allocation_id in ended_ids else Fault.UNKNOWN
+        repairs.append(Repair(fault, allocation_id))
+    return repairs
+
+
+async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Server]]]) -> list[Repair]:
+    """Compare and repair once. Without the hub's word nothing is decided.
+
+    Raises: Unavailable when hub or database cannot be asked.
+    """
+    known = await servers()
+    looked_at = utcnow()
+    return await asyncio.to_thread(_reconcile, runtime, known, looked_at)
+
+
+def _reconcile(runtime: Runtime, servers: list[Server], looked_at: datetime) -> list[Repair]:
+    settings = runtime.settings
+    runs = processes.runs(settings.hub_id, other_users=settings.other_users)
+    with begin(runtime.engine) as session:
+        open_runs = allocations.open_runs(session)
+        alive = [run.allocation_id for run in runs if run.alive]
+        allocations.seen(session, allocation_ids=alive, at=looked_at)
+        ended_ids = allocations.known_ids(session, allocation_ids=alive)
+    repairs = compare(
+        open_runs,
+        runs,
+        servers,
+        ended_ids=ended_ids,
+        looked_at=looked_at,
+        hub_started=settings.started,
+        start_grace=timedelta(seconds=settings.start_grace_seconds),
+    )
+    for repair in repairs:
+        _repair(runtime, repair)
+    with begin(runtime.engine) as session:
+        allocations.forget_attempts(session, before=looked_at - ATTEMPTS_KEPT)
+    return repairs
+
+
+def _repair(runtime: Runtime, repair: Repair) -> None:
+    settings = runtime.settings
+    log.warning("run %s is %s: repairing", repair.allocation_id, repair.fault)
+    if repair.fault == Fault.UNKNOWN:
+        return
+    if repair.attempt:
+        with begin(runtime.engine) as session:
+            allocations.mark_ending(session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow())
+    gone = processes.stop_tree(
+        settings.hub_id, repair.allocation_id, grace_seconds=STOP_GRACE_SECONDS, other_users=settings.other_users
+    )
+    if not gone:
+        log.error("run %s could not be stopped; it keeps what it holds", repair.allocation_id)
+        return
+    cgroups.remove(cgroups.name_of(settings.hub_id, repair.allocation_id))
+    with begin(runtime.engine) as session:
+        if repair.attempt:
+            allocations.release(session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow())
+        record(session, actor=SYSTEM, action="allocation.repair", entity="allocation",
+               entity_id=repair.allocation_id, now=utcnow(), fault=repair.fault.value)  # fmt: skip
+
+
+def meter(runtime: Runtime) -> int:
+    """Write what is over to the ledger, in short transactions. Returns the rows written."""
+    after, written = 0, 0
+    while True:
+        with begin(runtime.engine, read_only=True) as session:
+            batch = metering.unmetered(session, after=after, limit=BATCH)
+        if not batch:
+            return written
+        with begin(runtime.engine) as session:
+            written += metering.meter(session, allocation_ids=batch, now=utcnow())
+        after = batch[-1]
