@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import Engine, or_, update
+from sqlalchemy import Engine, update
 
 from .clients import cgroups, nvml, processes
 from .db import begin
@@ -28,6 +28,9 @@ from .runtime import Runtime, utcnow
 log = logging.getLogger("remotegpu")
 
 TICK_SECONDS = 60
+LEASE_SECONDS = 120
+"""Longer than any tick takes."""
+RETRY_SECONDS = 2.0
 SYNC_SECONDS = 20
 BATCH = 50
 """Runs a metering transaction: on SQLite it holds the write lock for a few milliseconds."""
@@ -65,39 +68,62 @@ class Repair:
 
 
 def holder() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """This process, told from any other one before or after it."""
+    return f"{socket.gethostname()} {processes.mark_of(os.getpid())}"
 
 
-def take_lease(engine: Engine, *, name: str, holder: str, seconds: float, now: datetime) -> bool:
-    """Take or renew the right to run a tick. A holder that died loses it when it expires."""
+def _is_dead(holder: str) -> bool:
+    """A process of this machine that ended; of other machines nothing is known."""
+    machine, _, mark = holder.rpartition(" ")
+    return machine == socket.gethostname() and not processes.is_alive(mark)
+
+
+def take_lease(engine: Engine, *, name: str, holder: str, seconds: float, not_since: datetime, now: datetime) -> bool:
+    """Take the right to run a tick, unless another process has it or did it since `not_since`. Who dies with it loses
+    it at once on the same machine, elsewhere when it expires."""
     with begin(engine) as session:
         session.execute(
             insert_ignoring(session, TickLease),
             {"name": name, "holder": "", "expires_at": now - timedelta(seconds=1), "last_done_at": None},
         )
-        result = session.execute(
+        lease = session.get_one(TickLease, name, with_for_update=True)
+        taken = lease.expires_at > now and lease.holder != holder and not _is_dead(lease.holder)
+        if taken or (lease.last_done_at is not None and lease.last_done_at > not_since):
+            return False
+        lease.holder, lease.expires_at = holder, now + timedelta(seconds=seconds)
+        return True
+
+
+def end_lease(engine: Engine, *, name: str, holder: str, now: datetime) -> None:
+    """Give the right back and note that the tick was done."""
+    with begin(engine) as session:
+        session.execute(
             update(TickLease)
-            .where(TickLease.name == name, or_(TickLease.holder == holder, TickLease.expires_at <= now))
-            .values(holder=holder, expires_at=now + timedelta(seconds=seconds))
+            .where(TickLease.name == name, TickLease.holder == holder)
+            .values(expires_at=now, last_done_at=now)
         )
-        return int(getattr(result, "rowcount", 0)) == 1
 
 
 async def every(runtime: Runtime, name: str, seconds: float, tick: Callable[[], Awaitable[object]]) -> None:
-    """Run a tick now and then every so many seconds, while this process holds its lease. Never ends by an error."""
+    """Run a tick now and then every so many seconds, never two at once over all processes, and not again where another
+    copy just did it. Never ends by an error."""
     me = holder()
+    first = True
     while True:
+        now = utcnow()
+        not_since = now if first else now - timedelta(seconds=seconds / 2)
         try:
-            lease = await asyncio.to_thread(
-                take_lease, runtime.engine, name=name, holder=me, seconds=3 * seconds, now=utcnow()
-            )
-            if lease:
+            if await asyncio.to_thread(
+                take_lease, runtime.engine, name=name, holder=me, seconds=LEASE_SECONDS, not_since=not_since, now=now
+            ):
                 await tick()
+                await asyncio.to_thread(end_lease, runtime.engine, name=name, holder=me, now=utcnow())
+                first = False
         except RemoteGPUError as error:
             log.warning("%s: %s", name, error)
         except Exception:
             log.exception("%s failed; it will be tried again", name)
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(RETRY_SECONDS if first else seconds)
 
 
 def sync(runtime: Runtime) -> None:

@@ -62,8 +62,10 @@ def parse_form(form_data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 def _settled(fields: dict[str, Any]) -> dict[str, Any]:
     """A browser posts every field: keep the numbers only where no flavor decides them, and empty ones nowhere."""
-    memory = str(fields.pop("memory_gib", "")).strip()
-    own = {**fields, "memory": f"{memory}G" if memory else ""}
+    own = {name: value for name, value in fields.items() if name != "memory_gib"}
+    memory = str(fields.get("memory_gib", "")).strip()
+    if memory:
+        own["memory"] = f"{memory}G"
     if fields.get("flavor"):
         own = {name: value for name, value in own.items() if name not in OF_A_FLAVOR}
     elif own.get("gpu_model") == "":

@@ -33,14 +33,15 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
     _held: Held | None = None
     _group: cgroups.Group | None = None
 
-    def prepare(self, held: Held) -> None:
+    async def prepare(self, held: Held) -> None:
         image = self.runtime.settings.images[held.image]
+        name = cgroups.name_of(self.runtime.settings.hub_id, held.allocation_id)
         self._held = held
         self.cmd = list(image["cmd"])
         self.args = list(image.get("args", []))
         self.port = 0
-        self._group = cgroups.create(
-            cgroups.name_of(self.runtime.settings.hub_id, held.allocation_id), held.cpu_millis, held.memory_bytes
+        self._group = await asyncio.wrap_future(
+            self.runtime.submit(cgroups.create, name, held.cpu_millis, held.memory_bytes)
         )
 
     @property

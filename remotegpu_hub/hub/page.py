@@ -125,7 +125,9 @@ class View:
             gpus = words.quantity("gpus", millis, self.language)
             parts = [self.say("{gpus} left to you", gpus=gpus)]
         if workspace.budget_left is not None:
-            parts.append(self.say("{money} left this month", money=self.money(max(workspace.budget_left, 0), whole=True)))
+            parts.append(
+                self.say("{money} left this month", money=self.money(max(workspace.budget_left, 0), whole=True))
+            )
         return self.say(", ").join(parts)
 
     def resources(self, model: str | None, gpus: int, cpu_millis: int, memory_bytes: int) -> str:

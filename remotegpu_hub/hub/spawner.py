@@ -24,7 +24,7 @@ from ..domain import allocations, environments, users, workspaces
 from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
-from ..errors import RemoteGPUError, Unavailable
+from ..errors import Abandoned, Conflict, RemoteGPUError, Unavailable
 from ..orm import Allocation, EndReason, User
 from ..runtime import Runtime, utcnow
 from . import form
@@ -68,6 +68,8 @@ class Run:
     active: bool = False
     alive_at: datetime | None = None
     work: asyncio.Future[Any] | None = None
+    given_up: bool = False
+    """Its end has begun, perhaps while its start is still on its way."""
     reason: EndReason | None = None
 
 
@@ -106,7 +108,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
     # what subclasses say
 
-    def prepare(self, held: Held) -> None:
+    async def prepare(self, held: Held) -> None:
         """Make the coming start one of this run. Everything it sets, it sets at every start: nothing may stick."""
         raise NotImplementedError
 
@@ -139,17 +141,13 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         self._messages, self._news = [], asyncio.Event()
         for problem in overwritten(JupyterHub.instance()) if JupyterHub.initialized() else []:
             raise self._refuse(Unavailable("This hub's configuration is broken: {problem}", problem=problem), language)
-        left = self._run
-        if left is not None and not await self._conclude(left):
+        if self._run is not None and not await self._conclude(self._run):
             raise self._refuse(_still_stopping(), language)
-        run = self._run = Run(uuid4().hex)
         self._tell(words.translate(language, "Checking limits and looking for a host."))
         try:
             choice = form.parse(self.user_options or {})
-            busy = await self.busy_ports()
-            held = await self._work(run, lambda: self._admit(run.attempt, choice, busy))
+            run, held = await self._admitted(choice)
         except RemoteGPUError as error:
-            self._run = None
             await self._note_refusal(error)
             raise self._refuse(error, language) from error
         _posted.pop(self.user, None)
@@ -160,7 +158,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         )  # fmt: skip
         for uuid in held.gpu_uuids:
             self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=uuid))
-        self.prepare(held)
+        await self.prepare(held)
+        if run.given_up:
+            raise self._refuse(_given_up(), language)
         where = await super().start()
         run.mark = await self.mark()
         run.alive_at = utcnow()
@@ -171,6 +171,35 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         run.active = True
         self._tell(words.translate(language, "It runs. Waiting for its first answer."))
         return where
+
+    async def _admitted(self, choice: Choice) -> tuple[Run, Held]:
+        """Admit a new run. An older one that the hub lost (it was killed, or the database was away) is ended first:
+        the hub starts this server, so nobody else is using it."""
+        busy = await self.busy_ports()
+        for last in (False, True):
+            run = self._run = Run(uuid4().hex)
+            attempt = run.attempt
+            try:
+                return run, await self._work(run, lambda attempt=attempt: self._admit(attempt, choice, busy))  # type: ignore[misc]
+            except Unavailable:
+                raise  # it may have been committed all the same: the post-stop hook buries this attempt
+            except Conflict:
+                self._run = None
+                lost = None if last else await asyncio.wrap_future(self.runtime.submit(self._lost_run))
+                if lost is None or not await self._conclude(lost):
+                    raise
+            except RemoteGPUError:
+                self._run = None
+                raise
+        raise AssertionError
+
+    def _lost_run(self) -> Run | None:
+        with begin(self.runtime.engine, read_only=True) as session:
+            user = users.live(session, hub_user_id=self.user.id)
+            lost = allocations.open_of(session, user_id=user.id, server_name=self.name) if user else None
+            if lost is None:
+                return None
+            return Run(lost.attempt, lost.id, lost.mark or "", reason=lost.end_reason or EndReason.ORPHAN)
 
     async def _work(self, run: Run, work: Callable[[], T]) -> T:
         """Run database work off the hub's loop; if the start is given up, the thread goes on and is awaited later."""
@@ -264,6 +293,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     async def _conclude(self, run: Run) -> bool:
         """Mark the run as ending; give everything back when nothing of it is left. Never raises: what fails here is
         repaired by the reconciler."""
+        run.given_up = True
         try:
             if run.work is not None and not run.work.done():
                 await asyncio.wait([run.work], timeout=LATE_THREAD_SECONDS)
@@ -452,6 +482,10 @@ def _held(allocation: Allocation) -> Held:
 
 def _still_stopping() -> RemoteGPUError:
     return Unavailable("The last run is still stopping and keeps its GPUs until it is gone. Try again in a minute.")
+
+
+def _given_up() -> RemoteGPUError:
+    return Abandoned("This start was given up before it began. Start again.")
 
 
 def _query(handler: Any) -> dict[str, list[str]]:
