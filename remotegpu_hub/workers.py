@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from sqlalchemy import Engine, update
 
-from .clients import cgroups, nvml, processes
+from .clients import nvml, processes
 from .db import begin
 from .domain import allocations, inventory, metering, users, workspaces
 from .domain.allocations import Snapshot
@@ -144,7 +144,7 @@ def sync(runtime: Runtime) -> None:
     with begin(runtime.engine) as session:
         hub_users = users.hub_users(session)
         retired = users.sync(session, hub_users=hub_users, now=now)
-        workspaces.retire_owned(session, users=retired)
+        workspaces.retire_owned(session, users=retired, now=now)
     with begin(runtime.engine) as session:
         for one in hub_users:
             user = users.live(session, hub_user_id=one.hub_user_id)
@@ -248,7 +248,6 @@ def _repair(runtime: Runtime, repair: Repair) -> None:
     if not gone:
         log.error("run %s could not be stopped; it keeps what it holds", repair.allocation_id)
         return
-    cgroups.remove(cgroups.name_of(settings.hub_id, repair.allocation_id))
     with begin(runtime.engine) as session:
         if repair.attempt:
             allocations.release(session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow())

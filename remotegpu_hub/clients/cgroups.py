@@ -126,14 +126,14 @@ def join(procs: Sequence[str]) -> None:
 
 def names(hub_id: str) -> dict[int, str]:
     """Every group of this hub that exists now, by allocation."""
-    start = f"{PREFIX}{hub_id}-"
-    found = {}
-    for tree in hierarchies():
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(tree.directory):
-                number = entry.name.removeprefix(start)
-                if entry.name.startswith(start) and number.isdecimal():
-                    found[int(number)] = entry.name
+    return {number: directory.name for directory, number in _groups(f"{PREFIX}{hub_id}-")}
+
+
+def members(hub_id: str) -> dict[int, set[int]]:
+    """The processes in every group of this hub, by allocation, in one look at each hierarchy."""
+    found: dict[int, set[int]] = {}
+    for directory, number in _groups(f"{PREFIX}{hub_id}-"):
+        found.setdefault(number, set()).update(_pids_at(directory))
     return found
 
 
@@ -245,6 +245,16 @@ def _bound_memory(directory: Path, tree: Hierarchy, memory_bytes: int) -> bool:
     bounded = _write(memory, str(memory_bytes))
     _write(both, str(memory_bytes))
     return bounded or _write(memory, str(memory_bytes))
+
+
+def _groups(start: str) -> Iterator[tuple[Path, int]]:
+    """Every group whose name is this and a number, with the number."""
+    for tree in hierarchies():
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(tree.directory):
+                number = entry.removeprefix(start)
+                if entry.startswith(start) and number.isdecimal():
+                    yield tree.directory / entry, int(number)
 
 
 def _directories(name: str) -> list[Path]:

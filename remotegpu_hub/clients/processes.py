@@ -31,10 +31,12 @@ HUB_VARIABLE: Final = "REMOTEGPU_HUB"
 _ALLOCATION: Final = re.compile(rb"\0" + ALLOCATION_VARIABLE.encode() + rb"=(\d{1,18})\0")
 _NEEDED_CAPABILITIES: Final = {"CAP_SYS_PTRACE": 19, "CAP_KILL": 5}
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_LIBC: Final = ctypes.CDLL(None)
 KILL_SECONDS: Final = 10.0
 """How long killed processes may take to go: one that waits for a disk or a driver is not killed at once."""
 LOOK_SECONDS: Final = 0.5
-FREEZE_ROUNDS: Final = 20
+FREEZE_ROUNDS: Final = 50
+LISTINGS: Final = 3
 _DEAD_STATES: Final = frozenset(b"ZXx")
 
 
@@ -50,6 +52,9 @@ class Process:
     def mark(self) -> str:
         """What is stored: `pid:start:boot`, unlike any other process of any boot."""
         return f"{self.pid}:{self.start}:{_boot()}"
+
+
+Found = Callable[[Process, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def adopt_orphans() -> None:
     It lasts over exec and makes the server their parent, where else they would fall to the system's first process and
     out of sight. Costs one system call. The price: what ends as an orphan stays a zombie until the server ends.
     """
-    _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def blindness() -> str | None:
@@ -98,10 +103,16 @@ def blindness() -> str | None:
     )
 
 
-def read(hub_id: str, known: Mapping[Process, int] | None = None) -> Table:
-    """Look at every process once. `known` adds processes that were seen in a tree before, by allocation."""
+def read(hub_id: str, known: Mapping[Process, int] | None = None, found: Found | None = None) -> Table:
+    """Look at every process once. `known` adds processes that were seen in a tree before, by allocation.
+
+    `found` is told of marked processes and of children of known ones as soon as they are read: one that replaces itself
+    by a child every few milliseconds is gone when the look is over.
+    """
     rows: dict[int, _Row] = {}
     owners: dict[int, int] = {}
+    protected = _protected()
+    old = {process.pid: owner for process, owner in (known or {}).items() if alive(process)}
     wanted = b"\0" + HUB_VARIABLE.encode() + b"=" + hub_id.encode() + b"\0"
     for pid in _pids():
         row = _row(pid)
@@ -109,16 +120,17 @@ def read(hub_id: str, known: Mapping[Process, int] | None = None) -> Table:
             continue
         rows[pid] = row
         text = _environ(row)
-        if wanted in text and (match := _ALLOCATION.search(text)):
-            owners[pid] = int(match[1])
-    for allocation_id, name in cgroups.names(hub_id).items():
-        for pid in cgroups.pids(name):
-            owners.setdefault(pid, allocation_id)
-    for process, allocation_id in (known or {}).items():
-        if process.pid in rows and rows[process.pid].process == process:
-            owners.setdefault(process.pid, allocation_id)
-    protected = _protected(rows)
-    owners = {pid: owner for pid, owner in owners.items() if pid in rows and pid not in protected}
+        match = _ALLOCATION.search(text) if wanted in text else None
+        owner = int(match[1]) if match else old.get(row.parent)
+        if owner is not None and pid not in protected:
+            owners[pid] = owner
+            if found:
+                found(row.process, owner)
+    for allocation_id, pids in cgroups.members(hub_id).items():
+        old.update(dict.fromkeys(pids, allocation_id))
+    for pid, owner in old.items():
+        if pid in rows and pid not in protected:
+            owners.setdefault(pid, owner)
     _spread(rows, owners, protected)
     trees: dict[int, set[Process]] = {}
     for pid, owner in owners.items():
@@ -142,8 +154,7 @@ def runs(hub_id: str, *, other_users: bool = False) -> list[Run]:
 def processes(hub_id: str, allocation_id: int, *, other_users: bool = False) -> list[Process]:
     """The living processes of one run, oldest first. Raises: Unavailable like `runs`."""
     _need_sight(other_users)
-    tree = read(hub_id).trees.get(allocation_id, frozenset())
-    return sorted(tree, key=lambda process: (process.start, process.pid))
+    return sorted(read(hub_id).trees.get(allocation_id, ()), key=lambda process: (process.start, process.pid))
 
 
 def mark_of(pid: int) -> str:
@@ -196,11 +207,11 @@ def stop_tree(
     name = cgroups.name_of(hub_id, allocation_id)
     seen = dict.fromkeys(known, allocation_id)
 
-    def look() -> list[Process]:
-        found = read(hub_id, seen)
-        seen.update(dict.fromkeys(found.trees.get(allocation_id, ()), allocation_id))
-        oldest = found.oldest.get(allocation_id)
-        return sorted(found.trees.get(allocation_id, ()), key=lambda process: process != oldest)
+    def look(found: Found | None = None) -> list[Process]:
+        table = read(hub_id, seen, found)
+        seen.update(dict.fromkeys(table.trees.get(allocation_id, ()), allocation_id))
+        oldest = table.oldest.get(allocation_id)
+        return sorted(table.trees.get(allocation_id, ()), key=lambda process: process != oldest)
 
     for number, everybody in ((signal.SIGINT, False), (signal.SIGTERM, True)):
         tree = look()
@@ -214,8 +225,8 @@ def stop_tree(
         if time.monotonic() > deadline:
             log.error("%d processes of allocation %d do not end: %s", len(tree), allocation_id, tree[:10])
             return False
-        _kill(tree, look)
         cgroups.kill(name, timeout_seconds=1.0)
+        _kill(allocation_id, look)
         _wait(tree, look, seconds=1.0)
     cgroups.remove(name)
     return True
@@ -242,18 +253,22 @@ def send(process: Process, number: signal.Signals) -> bool:
     return True
 
 
-def _kill(tree: list[Process], look: Callable[[], list[Process]]) -> None:
+def _kill(allocation_id: int, look: Callable[[Found], list[Process]]) -> None:
     """Freeze until nothing new appears, then kill."""
     frozen: set[Process] = set()
-    for _ in range(FREEZE_ROUNDS):
-        fresh = [process for process in tree if process not in frozen]
-        if not fresh:
-            break
-        for process in fresh:
+
+    def freeze(process: Process, owner: int) -> None:
+        if owner == allocation_id and process not in frozen:
             send(process, signal.SIGSTOP)
-        frozen.update(fresh)
-        tree = look()
-    for process in frozen | set(tree):
+            frozen.add(process)
+
+    for _ in range(FREEZE_ROUNDS):
+        before = len(frozen)
+        for process in look(freeze):
+            freeze(process, allocation_id)
+        if len(frozen) == before:
+            break
+    for process in frozen:
         send(process, signal.SIGKILL)
 
 
@@ -304,18 +319,24 @@ def _oldest(tree: set[Process], rows: Mapping[int, _Row]) -> Process:
     return min(tree, key=lambda process: (process.start, rows[process.pid].parent in inside, process.pid))
 
 
-def _protected(rows: Mapping[int, _Row]) -> frozenset[int]:
+def _protected() -> frozenset[int]:
     """The caller, its ancestors and the system's first processes: never part of a run, whatever they carry."""
-    line = {0, 1, 2, os.getpid()}
+    line = {0, 1, 2}
     pid = os.getpid()
-    while pid in rows and rows[pid].parent not in line:
-        pid = rows[pid].parent
+    while pid not in line:
         line.add(pid)
+        row = _row(pid)
+        pid = row.parent if row else 0
     return frozenset(line)
 
 
 def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    """Every process, the newest first, then those that began meanwhile: the young are the ones that move."""
+    read: set[int] = set()
+    for _ in range(LISTINGS):
+        fresh = {int(name) for name in os.listdir("/proc") if name.isdecimal()} - read
+        yield from sorted(fresh, reverse=True)
+        read |= fresh
 
 
 def _row(pid: int) -> _Row | None:
@@ -380,11 +401,3 @@ def _capabilities() -> int:
 @cache
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-_libc()

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
     system_users: ClassVar[bool] = True
     _held: Held | None = None
     _group: cgroups.Group | None = None
+    _tree: Sequence[processes.Process] = ()
 
     async def prepare(self, held: Held) -> None:
         image = self.runtime.settings.images[held.image]
@@ -105,20 +106,29 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
         busy: frozenset[int] = await asyncio.wrap_future(self.runtime.submit(listening))
         return busy
 
+    async def stop(self, now: bool = False) -> None:
+        """Look at the whole tree first: with the server goes the bond to descendants that dropped their marks."""
+        run, settings = self._run, self.runtime.settings
+        if run is not None and run.allocation_id:
+            self._tree = await asyncio.wrap_future(
+                self.runtime.submit(
+                    processes.processes, settings.hub_id, run.allocation_id, other_users=settings.other_users
+                )
+            )
+        await super().stop(now)
+
     async def clear(self, run: Run) -> bool:
         """Stop the whole tree, found by its mark. The server itself is gone by now or could not be stopped."""
-        settings = self.runtime.settings
+        settings, known = self.runtime.settings, self._tree
 
         def end() -> bool:
-            gone = processes.stop_tree(
+            return processes.stop_tree(
                 settings.hub_id, run.allocation_id, grace_seconds=self.clear_grace_seconds,
-                other_users=settings.other_users,
+                other_users=settings.other_users, known=known,
             )  # fmt: skip
-            if gone:
-                cgroups.remove(cgroups.name_of(settings.hub_id, run.allocation_id))
-            return gone
 
         gone: bool = await asyncio.wrap_future(self.runtime.submit(end))
+        self._tree = [] if gone else known
         return gone
 
     async def poll(self) -> int | None:
