@@ -154,6 +154,7 @@ class Allocation(HasId, Base):
         Index("ix_remotegpu_allocations_environment_id", "environment_id"),
         Index(
             "ix_remotegpu_allocations_unmetered",
+            "workspace_id",
             "id",
             sqlite_where=text("NOT metered"),
             postgresql_where=text("NOT metered"),

@@ -1,0 +1,130 @@
+"""Real databases for all tests: a file for SQLite, a server of our own for PostgreSQL, a fresh schema for each test."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from remotegpu_hub import db, migrations
+
+from . import postgres as pg
+
+TEMPLATE = "remotegpu_template"
+
+MEASURE_SERVICES = """
+import os, sys
+if any("remotegpu_hub" in part for part in sys.orig_argv) and "COVERAGE_PROCESS_CONFIG" not in os.environ:
+    import coverage
+    os.environ["COVERAGE_PROCESS_CONFIG"] = {settings!r}
+    coverage.process_startup()
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let coverage see into the hub's services too: the hub hands down PYTHONPATH, but not coverage's own env var."""
+    settings = os.environ.get("COVERAGE_PROCESS_CONFIG")
+    before = os.environ.get("PYTHONPATH")
+    if settings:
+        folder = tmp_path_factory.mktemp("measure")
+        (folder / "sitecustomize.py").write_text(MEASURE_SERVICES.format(settings=settings))
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
+    yield
+    if settings and before is None:
+        del os.environ["PYTHONPATH"]
+    elif before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture
+def now() -> datetime:
+    """A fixed instant on a whole second: Monday, 12:00 in Shanghai."""
+    return datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[pg.Postgres]:
+    """A PostgreSQL server of this test run, with a template database that holds our tables."""
+    try:
+        with pg.running() as server:
+            server.create_database(name=TEMPLATE)
+            _migrate(server.url(TEMPLATE))
+            yield server
+    except pg.PostgresMissing as missing:
+        pytest.skip(f"NO POSTGRESQL, so nothing is shown about it: {missing}")
+
+
+@pytest.fixture
+def empty_pg_url(postgres: pg.Postgres) -> Iterator[str]:
+    """URL of a new PostgreSQL database without any table."""
+    yield from _database(postgres, "template1")
+
+
+@pytest.fixture
+def pg_url(postgres: pg.Postgres) -> Iterator[str]:
+    """URL of a new PostgreSQL database with our tables."""
+    yield from _database(postgres, TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite"
+    db.prepare_sqlite(f"sqlite:///{path}")
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path: Path) -> str:
+    """URL of an SQLite file in WAL mode without any table."""
+    url = f"sqlite:///{tmp_path}/hub.sqlite"
+    db.prepare_sqlite(url)
+    return url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """URL of an SQLite file in WAL mode with our tables."""
+    shutil.copy(sqlite_template, tmp_path / "hub.sqlite")
+    return f"sqlite:///{tmp_path}/hub.sqlite"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_database_url(dialect: str, request: pytest.FixtureRequest) -> str:
+    """URL of a database without any table, on each of the two databases."""
+    return str(request.getfixturevalue("empty_sqlite_url" if dialect == "sqlite" else "empty_pg_url"))
+
+
+@pytest.fixture
+def database_url(dialect: str, request: pytest.FixtureRequest) -> str:
+    """URL of a database with our tables, on each of the two databases."""
+    return str(request.getfixturevalue("sqlite_url" if dialect == "sqlite" else "pg_url"))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """Our engine on a fresh schema, on each of the two databases."""
+    opened = db.open_engine(database_url)
+    yield opened
+    opened.dispose()
+
+
+def _migrate(url: str) -> None:
+    made = db.open_engine(url)
+    migrations.init(made)
+    made.dispose()
+
+
+def _database(server: pg.Postgres, template: str) -> Iterator[str]:
+    name = server.create_database(template=template)
+    yield server.url(name)
+    server.drop_database(name)
