@@ -1,0 +1,1 @@
+"""A hub to try out, for one person on one machine: demo users, simulated GPUs where there are none, no isolation."""
