@@ -18,14 +18,16 @@ from jupyterhub.app import JupyterHub
 from traitlets import Bool, Dict, Enum, Integer, List, Unicode
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import LazyConfigValue
+from traitlets.utils.importstring import import_item
 
-from . import migrations
+from . import migrations, words
 from .clients import processes
 from .db import begin, normal_url, prepare_sqlite
 from .domain import catalog, prices
 from .domain.audit import SYSTEM
 from .domain.placement import POLICIES
 from .errors import RemoteGPUError
+from .hub.local import DemoSpawner, LocalSpawner
 from .hub.wiring import SERVICES, overwritten
 from .orm import QUOTA_RESOURCES, Fact
 from .runtime import RUNTIME_VARIABLE, Runtime, Settings, utcnow
@@ -163,6 +165,10 @@ def _refuse_contradictions(c: Any, options: RemoteGPU) -> None:
     for service, ports in options.port_ranges.items():
         if len(ports) != 2 or not 1 <= ports[0] <= ports[1] <= 65535:
             _fail(f"the port range of {service!r} needs a first and a last port, such as (31000, 31099).")
+    own = _own_spawner(c)
+    if own is not None and own.system_users == options.insecure_demo:
+        _fail(f"{own.__name__} and c.RemoteGPU.insecure_demo = {options.insecure_demo} contradict each other: only a "
+              "DemoSpawner runs everybody as the hub's own user.")  # fmt: skip
     blind = None if options.insecure_demo else processes.blindness()
     if blind:
         _fail(f"{blind} For trying it out: c.RemoteGPU.insecure_demo = True.")
@@ -248,8 +254,8 @@ def _install(settings: Settings) -> Settings:
 
 
 def _set_spawner(c: Any, options: RemoteGPU, runtime_file: str) -> None:
-    name = "DemoSpawner" if options.insecure_demo else "LocalSpawner"
-    c.JupyterHub.spawner_class = f"remotegpu_hub.hub.local.{name}"
+    if _own_spawner(c) is None:
+        c.JupyterHub.spawner_class = DemoSpawner if options.insecure_demo else LocalSpawner
     c.RemoteGPUMixin.runtime_file = runtime_file
     if "allow_named_servers" not in c.JupyterHub:
         c.JupyterHub.allow_named_servers = True
@@ -259,6 +265,14 @@ def _set_spawner(c: Any, options: RemoteGPU, runtime_file: str) -> None:
         c.Spawner.server_token_scopes = [*SERVER_TOKEN_SCOPES, *reach]
     elif isinstance(scopes, list):
         c.Spawner.server_token_scopes = [*scopes, *(one for one in reach if one not in scopes)]
+
+
+def _own_spawner(c: Any) -> type[LocalSpawner] | None:
+    """The operator's own subclass of ours, if that is what the configuration names."""
+    given = c.JupyterHub.get("spawner_class")
+    if isinstance(given, str) and "." in given:
+        given = import_item(given)
+    return given if isinstance(given, type) and issubclass(given, LocalSpawner) else None
 
 
 def _add_services(c: Any, runtime_file: str) -> None:
@@ -306,13 +320,18 @@ def _grant(c: Any) -> None:
 
 
 def _add_templates(c: Any, options: RemoteGPU) -> None:
-    c.JupyterHub.template_paths.append(str(files("remotegpu_hub") / "hub" / "templates"))
+    folder, paths = str(files("remotegpu_hub") / "hub" / "templates"), c.JupyterHub.template_paths
+    if isinstance(paths, LazyConfigValue):
+        paths.prepend([folder])  # before the hub's own folder, which is the default
+    else:
+        paths.append(folder)  # after the operator's; the hub adds its own at the end
     variables = c.JupyterHub.get("template_vars")
     given = {} if variables is None or isinstance(variables, LazyConfigValue) else dict(variables)
     c.JupyterHub.template_vars = {
         **given,
         "remotegpu_insecure_demo": options.insecure_demo,
         "remotegpu_simulated": bool(options.simulated_gpus),
+        "remotegpu_translate": lambda _user: words.translate,
     }
 
 

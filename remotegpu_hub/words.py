@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
+from babel import Locale
 from babel.dates import format_datetime
 from babel.numbers import format_currency, get_currency_precision, get_currency_symbol
 
@@ -91,10 +92,12 @@ def term(language: str, text: str) -> str:
     """Translate one of our own terms, also with a name behind it: `running`, `The workspace vision-lab`."""
     if language != "zh" or text in _catalogue():
         return sentence(language, text)
-    article, _, rest = text.partition(" ")
-    noun, _, name = rest.partition(" ")
-    key = f"{article} {noun} {{name}}"
-    return translate(language, key, name=name) if key in _catalogue() else text
+    words = text.split(" ")
+    for end in range(len(words) - 1, 0, -1):
+        named = " ".join(words[:end]) + " {name}"
+        if named in _catalogue():
+            return translate(language, named, name=" ".join(words[end:]))
+    return text
 
 
 def explain(error: RemoteGPUError, language: str) -> list[str]:
@@ -112,10 +115,10 @@ def explain_text(error: RemoteGPUError, language: str) -> str:
 def explain_html(error: RemoteGPUError, language: str) -> str:
     """The same as HTML, with every fact escaped."""
     first, details, advice = explanation(error, language)
-    lines = "".join(f"<li>{escape(line)}</li>" for line in details)
+    lines = " ".join(f"<li>{escape(line)}</li>" for line in details)
     return (
         f'<span class="rg-what">{escape(first)}</span>'
-        + (f'<ul class="rg-why">{lines}</ul>' if lines else "")
+        + (f' <ul class="rg-why">{lines}</ul>' if lines else "")
         + (f' <span class="rg-next">{escape(advice)}</span>' if advice else "")
     )
 
@@ -206,24 +209,32 @@ def gpus(millis: int) -> str:
     return units.show_thousandths(millis)
 
 
-def money(amount_micros: int, currency: str, language: str, *, whole: bool = False) -> str:
-    """Millionths of a currency as people write them: `¥22.36`, `¥0.0125`; `whole` cuts 100 and more to `¥2,060`.
+def money(amount_micros: int, currency: str, language: str, *, short: bool = False) -> str:
+    """Millionths of a currency as people write them: `¥22.36`, `¥0.0125`; `short`, for totals: `¥2,060`, `¥0.01`.
 
     At least the digits of the currency, at most four: an amount that four cannot show reads `<¥0.0001`, never 0.
     The hub has one currency, so the yuan is `¥` in English too.
     """
-    if 0 < amount_micros < 100:
-        return "<" + money(100, currency, language)
-    locale = LOCALES.get(language, "en")
+    locale = _locale(language)
     digits = min(get_currency_precision(currency), MOST_MONEY_DIGITS)
-    gap = "\N{NO-BREAK SPACE}" if get_currency_symbol(currency, locale)[-1:].isalpha() else ""
-    pattern = "¤" + gap + "#,##0." + "0" * digits + "#" * (MOST_MONEY_DIGITS - digits)
-    if whole and amount_micros >= 100 * units.MICROS:
+    most = digits if short else MOST_MONEY_DIGITS
+    if short and amount_micros >= 100 * units.MICROS:
         amount_micros -= amount_micros % units.MICROS
-        pattern = "¤" + gap + "#,##0"
+        digits = most = 0
+    least = units.MICROS // 10**most
+    if 0 < amount_micros < least:
+        return "<" + money(least, currency, language, short=short)
+    gap = "\N{NO-BREAK SPACE}" if get_currency_symbol(currency, locale)[-1:].isalpha() else ""
+    pattern = "¤" + gap + "#,##0." + "0" * digits + "#" * (most - digits)
     amount = Decimal(amount_micros).scaleb(-6)
-    shown: str = format_currency(amount, currency, pattern, locale=locale, currency_digits=False)
+    shown: str = format_currency(amount, currency, pattern.removesuffix("."), locale=locale, currency_digits=False)
     return shown.replace("CN¥", "¥")
+
+
+@cache
+def _locale(language: str) -> Any:
+    """Parsed once: babel lists its files for every name of a locale that it is given."""
+    return Locale.parse(LOCALES.get(language, "en"))
 
 
 def duration(seconds: int, language: str) -> str:
@@ -240,7 +251,7 @@ def moment(value: datetime, time_zone: str, language: str) -> str:
     """An instant in a zone, with the zone's name: `Sat 28 Nov 2026, 01:30 Asia/Shanghai`."""
     pattern = "y年M月d日 EEE HH:mm" if language == "zh" else "EEE d MMM y, HH:mm"
     zone = ZoneInfo(time_zone)
-    shown: str = format_datetime(value.astimezone(zone), pattern, locale=LOCALES.get(language, "en"))
+    shown: str = format_datetime(value.astimezone(zone), pattern, locale=_locale(language))
     return f"{shown} {time_zone}"
 
 

@@ -1,206 +1,245 @@
-"""The spawn page's form: offers become HTML, and what comes back becomes a choice.
+"""What the spawn page shows, worked out from offers in the reader's words; `templates/form.html` lays it out.
 
-Pure in both directions: no database, no hub, no clock. `parse` is strict, for starts by form and by REST alike;
-`prefill` is lenient, for query arguments and the page's own renewals, which only fill in fields.
+Pure: the same offers give the same HTML. It knows nothing of what comes back.
 """
 
-import json
-import math
-import re
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from decimal import Decimal
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
 
-from .. import units
-from ..domain.environments import Choice, Offers
-from ..errors import Invalid, RemoteGPUError
-from ..orm import PortService
-from . import page
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-LONGEST: Final = {"workspace": 64, "image": 512, "flavor": 64, "gpu_model": 80, "name": 100}
-"""Characters that the texts of a choice may have, as the tables hold them."""
-MOST_GPUS: Final = 1024
-MOST_CPU_MILLIS: Final = 4096 * 1000
-MOST_MEMORY_BYTES: Final = 2**50
-LONGEST_NUMBER: Final = 32
-LONGEST_HEADER: Final = 8192
-OPTIONS: Final = ("workspace", "image", "flavor", "gpu_model", "gpus", "cpu", "memory", "ports", "name")
-OF_A_FLAVOR: Final = ("gpu_model", "gpus", "cpu", "memory")
-FIELDS: Final = (*(name for name in OPTIONS if name != "memory"), "memory_gib")
-"""Names of the form's fields; memory is sent in GiB, as a plain number."""
+from .. import units, words
+from ..domain.environments import GpuOffer, ImageOffer, LimitBar, Offers, PriceLine, WorkspaceOffer
+from ..errors import RemoteGPUError
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+"""Folder of our templates; the hub finds its overridden pages there too (`c.JupyterHub.template_paths`)."""
+
+SHOWN_LIMITS: Final = 5
+"""The tightest limits are in view; the others are folded away."""
+
+MANY_IMAGES: Final = 4
+"""With more images than this the page offers a search."""
+
+SERVICES: Final = {
+    "ssh": "SSH",
+    "jupyter": "Jupyter",
+    "vscode": "VS Code",
+    "tensorboard": "TensorBoard",
+    "custom": "A port of your own",
+}
+CATEGORIES: Final = {"official": "official", "workspace": "workspace", "private": "private"}
 
 
 def render(offers: Offers, language: str, *, error: RemoteGPUError | None = None) -> str:
-    """The inside of the hub's `<form id="spawn_form">`: every choice, its price, its limits, and the Start button."""
-    return page.html(offers, language, error=error)
+    """The inside of the spawn form, all of it escaped."""
+    view = View(offers, "zh" if language == "zh" else "en")
+    template = _environment().get_template("form.html")
+    return template.render(offers=offers, view=view, t=view.say, h=view.mark, bold=_bold, error=error)
 
 
-def parse_form(form_data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Turn the posted fields into clean `user_options`, the same that REST takes.
+def _bold(text: str) -> Markup:
+    return Markup("<b>{}</b>").format(text)
 
-    Raises: Invalid, also for what `parse` would refuse, so that the page says it at once.
-    """
-    options: dict[str, Any] = {}
-    for field, values in form_data.items():
-        if field == "_xsrf":
-            continue
-        if field not in FIELDS:
-            raise Invalid("{key} is not a field of this form.", key=_shown(field))
-        if field == "ports":
-            options["ports"] = [value for value in values if value]
-        elif len(values) != 1 or not isinstance(values[0], str):
-            raise Invalid("{key} was sent more than once.", key=field)
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A limit as a bar: percentages of its width, and the same in words."""
+
+    label: str
+    numbers: str
+    held: int
+    wanted: int
+    over: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """Offers in the words of one language."""
+
+    offers: Offers
+    language: str
+
+    def say(self, text: str, **facts: Any) -> str:
+        """A sentence as plain text, escaped where the template prints it."""
+        return words.translate(self.language, text, **facts)
+
+    def mark(self, text: str, **facts: Any) -> Markup:
+        """A sentence whose facts may be markup; whatever is not is escaped."""
+        return Markup(escape(words.sentence(self.language, text))).format(**facts)
+
+    @property
+    def html_language(self) -> str:
+        return words.HTML_LANGUAGES[words.language(None, self.language)]
+
+    @property
+    def many_images(self) -> int:
+        return MANY_IMAGES
+
+    @property
+    def chosen_workspace(self) -> WorkspaceOffer | None:
+        named = (one for one in self.offers.workspaces if one.name == self.offers.choice.workspace)
+        return next(named, None)
+
+    def money(self, micros: int, *, short: bool = False) -> str:
+        return words.money(micros, self.offers.currency, self.language, short=short)
+
+    def explain(self, error: RemoteGPUError) -> Markup:
+        return Markup(words.explain_html(error, self.language))
+
+    def because(self, error: RemoteGPUError) -> str:
+        """A reason in one line: beside a choice there is no room for the whole explanation."""
+        first, details, _ = words.explanation(error, self.language)
+        return details[0] if details else first
+
+    def clock(self, moment: datetime) -> Markup:
+        """The time of day; a script may turn it into the reader's own zone."""
+        return self._time(moment, "clock", words.clock(moment, self.offers.time_zone))
+
+    def moment(self, moment: datetime) -> Markup:
+        return self._time(moment, "moment", words.moment(moment, self.offers.time_zone, self.language))
+
+    def _time(self, moment: datetime, kind: str, shown: str) -> Markup:
+        return Markup('<time datetime="{}" data-rg-time="{}">{}</time>').format(moment.isoformat(), kind, shown)
+
+    def left(self, workspace: WorkspaceOffer) -> str:
+        """What the user may still start there, in a few words."""
+        if workspace.reason is not None:
+            return self.because(workspace.reason)
+        millis = workspace.gpu_millis_left
+        if millis >= units.UNLIMITED:
+            parts = [self.say("no GPU limit")]
         else:
-            options[field] = values[0]
-    options = _settled(options)
-    parse(options)
-    return options
+            gpus = words.quantity("gpus", millis, self.language)
+            parts = [self.say("{gpus} left to you", gpus=gpus)]
+        if workspace.budget_left is not None:
+            parts.append(
+                self.say("{money} left this month", money=self.money(max(workspace.budget_left, 0), short=True))
+            )
+        return self.say(", ").join(parts)
 
+    def resources(self, model: str | None, gpus: int, cpu_millis: int, memory_bytes: int) -> str:
+        parts = [words.quantity(f"gpu:{model}", gpus, self.language)] if model and gpus else []
+        parts.append(words.quantity("cpu", cpu_millis, self.language))
+        parts.append(units.show_bytes(memory_bytes))
+        return " · ".join(parts)
 
-def _settled(fields: dict[str, Any]) -> dict[str, Any]:
-    """A browser posts every field: keep the numbers only where no flavor decides them, and empty ones nowhere."""
-    own = {name: value for name, value in fields.items() if name != "memory_gib"}
-    memory = str(fields.get("memory_gib", "")).strip()
-    if memory:
-        own["memory"] = f"{memory}G"
-    if fields.get("flavor"):
-        own = {name: value for name, value in own.items() if name not in OF_A_FLAVOR}
-    elif own.get("gpu_model") == "":
-        own["gpus"] = "0"
-    kept = {name: value for name, value in own.items() if value != "" or name in ("flavor", "gpu_model")}
-    count = kept.get("gpus")
-    if isinstance(count, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", count):
-        kept["gpus"] = int(count)
-    return kept
+    def image_facts(self, image: ImageOffer) -> str:
+        parts = [
+            image.framework,
+            image.python_version and f"Python {image.python_version}",
+            image.cuda_version and f"CUDA {image.cuda_version}",
+            image.size_bytes and units.show_bytes(image.size_bytes),
+        ]
+        return " · ".join(part for part in parts if part)
 
+    def category(self, image: ImageOffer) -> str:
+        return self.say(CATEGORIES[image.category]) if image.category in CATEGORIES else image.category
 
-def parse(options: Mapping[str, object]) -> Choice:
-    """Read `user_options`, from the form or from REST, into a choice. Raises: Invalid, naming the option."""
-    if not isinstance(options, Mapping):
-        raise Invalid("The options must be an object of names and values.")
-    for key in options:
-        if key not in OPTIONS:
-            raise Invalid("{key} is not an option: the options are {known}.", key=_shown(key), known=", ".join(OPTIONS))
-    fields = {READERS[name][0]: READERS[name][1](name, value) for name, value in options.items() if value is not None}
-    choice = Choice(**fields)
-    if choice.flavor and any(options.get(name) is not None for name in OF_A_FLAVOR):
-        raise Invalid("Choose a flavor or your own numbers: a flavor sets gpu_model, gpus, cpu and memory itself.")
-    if choice.gpu_model == "" and choice.gpus:
-        raise Invalid("Say which GPU model: {gpus} GPUs were asked for without one.", gpus=choice.gpus)
-    if choice.gpu_model and choice.gpus == 0:
-        raise Invalid("Ask for at least one GPU, or leave out the GPU model.")
-    return choice
+    def service(self, service: str) -> str:
+        return self.say(SERVICES[service]) if service in SERVICES else service
 
+    def gpu_memory(self, gpu: GpuOffer) -> str:
+        return units.show_bytes(gpu.memory_mib * 2**20)
 
-def prefill(query: Mapping[str, Sequence[str]]) -> Choice:
-    """Read what can be read of query arguments (with or without `opt-`) or posted fields, and drop the rest."""
-    fields: dict[str, Any] = {}
-    for key, values in query.items():
-        name = key.removeprefix("opt-") if isinstance(key, str) else ""
-        if name in (*FIELDS, "memory") and values and all(isinstance(value, str) for value in values):
-            fields[name] = [value for value in values if value] if name == "ports" else values[-1]
-    choice = Choice()
-    for name, value in _settled(fields).items():
-        try:
-            choice = replace(choice, **{READERS[name][0]: READERS[name][1](name, value)})
-        except Invalid:
-            continue
-    if choice.gpu_model == "" or choice.gpus == 0:
-        return replace(choice, gpu_model="", gpus=0)
-    return choice
+    def free(self, gpu: GpuOffer) -> str:
+        if gpu.hosts_free == 1:
+            return self.say("{free} of {usable} free, on one host", free=gpu.free, usable=gpu.usable)
+        if gpu.hosts_free:
+            text = "{free} of {usable} free, on {hosts} hosts"
+            return self.say(text, free=gpu.free, usable=gpu.usable, hosts=gpu.hosts_free)
+        return self.say("{free} of {usable} free", free=gpu.free, usable=gpu.usable)
 
+    def line(self, line: PriceLine) -> str:
+        shown = words.quantity(line.resource, line.quantity, self.language)
+        if line.resource in ("memory", "storage"):
+            return self.say("{size} memory" if line.resource == "memory" else "{size} storage", size=shown)
+        return shown
 
-def prefill_header(value: str | None) -> Choice | None:
-    """Read the choice that the page sends along when it renews its numbers; None when there is none to read."""
-    if not value or len(value) > LONGEST_HEADER:
-        return None
-    try:
-        query = json.loads(unquote(value))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(query, dict) or not all(isinstance(values, list) for values in query.values()):
-        return None
-    return prefill(query)
+    def bars(self) -> tuple[list[Bar], list[Bar]]:
+        """Limits in view (those that would be broken, the budget, then the tightest) and the others, each in order."""
+        limits = self.offers.quote.limits if self.offers.quote else ()
+        bars = [self.bar(limit) for limit in limits]
 
+        def rank(place: int) -> tuple[bool, bool, bool, int]:
+            limit, bar = limits[place], bars[place]
+            return not bar.over, limit.scope != "budget", not limit.wanted, -(bar.held + bar.wanted)
 
-def _text(key: str, value: object) -> str:
-    limit = LONGEST[key]
-    if not isinstance(value, str) or len(value) > limit:
-        raise Invalid("{key} must be text of at most {limit} characters.", key=key, limit=limit)
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise Invalid("{key} has characters that cannot be shown.", key=key)
-    value = " ".join(value.split())
-    if not value.isprintable():
-        raise Invalid("{key} has characters that cannot be shown.", key=key)
-    return value
+        ranked = sorted(range(len(bars)), key=rank)
+        most = max(SHOWN_LIMITS, sum(bar.over for bar in bars))
+        return [bars[place] for place in sorted(ranked[:most])], [bars[place] for place in sorted(ranked[most:])]
 
+    def bar(self, limit: LimitBar) -> Bar:
+        """A limit before and after this start. GPU hours have no after: they grow while it runs."""
+        if limit.scope == "budget":
+            held, full_amount = (self.money(amount, short=True) for amount in (limit.held, limit.limit))
+            numbers = self.say("{held} of {limit}", held=held, limit=full_amount)
+        else:
+            in_gib = limit.resource in ("memory", "storage")
+            held, after = (
+                units.show_thousandths(value * 10 // units.GIB * 100) if in_gib else words.bare(limit.resource, value)
+                for value in (limit.held, limit.held + limit.wanted)
+            )
+            all_of_it = words.bare(limit.resource, limit.limit)
+            grows = limit.resource == "gpu_hours" or not limit.wanted
+            text = "{held} of {limit}" if grows else "{held} → {after} of {limit}"
+            numbers = self.say(text, held=held, after=after, limit=all_of_it)
+        full = max(limit.limit, 1)
+        held_percent = min(limit.held * 100 // full, 100)
+        wanted_percent = min(-(-limit.wanted * 100 // full), 100 - held_percent)
+        over = limit.held + limit.wanted > limit.limit and limit.resource != "gpu_hours" and limit.scope != "budget"
+        over = over or (limit.held >= limit.limit and (limit.wanted > 0 or limit.scope == "budget"))
+        return Bar(self._label(limit), numbers, max(held_percent, 0), max(wanted_percent, 0), over)
 
-def _name(key: str, value: object) -> str | None:
-    return _text(key, value) or None
+    def _label(self, limit: LimitBar) -> str:
+        if limit.scope == "budget":
+            return self.say("{workspace}: budget of this month", workspace=limit.name)
+        name = {
+            "gpus": "GPUs",
+            "cpu": "CPU cores",
+            "memory": "memory",
+            "storage": "storage",
+            "environments": "environments",
+            "gpu_hours": "GPU hours this month",
+        }.get(limit.resource, limit.resource.removeprefix("gpu:"))
+        resource = words.sentence(self.language, name)
+        if limit.scope == "user":
+            return self.say("Your {resource}", resource=resource)
+        if limit.scope == "member":
+            return self.say("Your {resource} in {workspace}", resource=resource, workspace=limit.name)
+        return self.say("{workspace}: {resource}", resource=resource, workspace=limit.name)
 
+    def summary(self) -> str:
+        """What a screen reader announces when the quote has changed."""
+        quote = self.offers.quote
+        if quote is None:
+            return self.say("Nothing can be started yet.")
+        price = self.say("no price is set")
+        if quote.price_per_hour is not None:
+            price = self.say("{money} an hour", money=self.money(quote.price_per_hour))
+        if quote.refusal is not None:
+            return f"{price}. {self.say('Cannot start now:')} {self.because(quote.refusal)}"
+        return f"{price}. {self.say('Can start now.')}"
 
-def _gpus(key: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_GPUS:
-        raise Invalid("{key} must be a whole number from 0 to {limit}.", key=key, limit=MOST_GPUS)
-    return value
+    def thousandths(self, millis: int | None) -> str:
+        """Milli-cores or milli-GPUs as a plain number; '' when nothing is said."""
+        return "" if millis is None else units.show_thousandths(millis)
 
-
-def _cores(key: str, value: object) -> int:
-    millis = -1
-    if isinstance(value, str) and len(value) <= LONGEST_NUMBER:
-        try:
-            millis = units.parse_cores(value)
-        except Invalid:
-            millis = -1
-    elif isinstance(value, float) and math.isfinite(value) and 0 < value <= MOST_CPU_MILLIS:
-        exact = Decimal(str(value)) * 1000
-        millis = int(exact) if exact == int(exact) else -1
-    elif isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_CPU_MILLIS:
-        millis = value * 1000
-    if not 0 < millis <= MOST_CPU_MILLIS:
-        limit = units.show_thousandths(MOST_CPU_MILLIS)
-        raise Invalid("{key} must be a number of cores up to {limit}, such as 4 or 0.5.", key=key, limit=limit)
-    return millis
-
-
-def _bytes(key: str, value: object) -> int:
-    size = -1
-    if isinstance(value, str) and len(value) <= LONGEST_NUMBER:
-        try:
-            size = units.parse_bytes(value)
-        except Invalid:
-            size = -1
-    if not 0 < size <= MOST_MEMORY_BYTES:
-        limit = units.show_bytes(MOST_MEMORY_BYTES)
-        raise Invalid("{key} must be a size up to {limit}, such as 16G.", key=key, limit=limit)
-    return size
-
-
-def _ports(key: str, value: object) -> tuple[str, ...]:
-    known = [service.value for service in PortService]
-    if not isinstance(value, (list, tuple)) or len(value) > len(known) or any(one not in known for one in value):
-        raise Invalid("{key} must be a list out of {known}.", key=key, known=", ".join(known))
-    return tuple(dict.fromkeys(str(one) for one in value))
-
-
-READERS: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
-    "workspace": ("workspace", _name),
-    "image": ("image", _name),
-    "flavor": ("flavor", _text),
-    "gpu_model": ("gpu_model", _text),
-    "gpus": ("gpus", _gpus),
-    "cpu": ("cpu_millis", _cores),
-    "memory": ("memory_bytes", _bytes),
-    "ports": ("ports", _ports),
-    "name": ("name", _name),
-}
-"""For each option the field of a choice, and what reads it. An empty `flavor` is "own numbers", an empty
-`gpu_model` is "no GPU"; both differ from not said."""
-
-
-def _shown(key: object) -> str:
-    """A foreign key as it may be repeated to its sender: short, and of plain characters."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "?", key[:40]) if isinstance(key, str) else "?"
+    def gib(self, size_bytes: int | None) -> str:
+        """GiB as a plain number with up to three decimals, rounded down; '' when nothing is said."""
+        return "" if size_bytes is None else units.show_thousandths(size_bytes * 1000 // units.GIB)

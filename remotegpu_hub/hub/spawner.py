@@ -18,7 +18,7 @@ from jupyterhub.app import JupyterHub
 from jupyterhub.spawner import Spawner, SpawnException
 from traitlets import Unicode
 
-from .. import words
+from .. import choices, words
 from ..db import begin
 from ..domain import allocations, environments, users, workspaces
 from ..domain.audit import Actor, record
@@ -145,7 +145,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             raise self._refuse(_still_stopping(), language)
         self._tell(words.translate(language, "Checking limits and looking for a host."))
         try:
-            choice = form.parse(self.user_options or {})
+            choice = choices.parse(self.user_options or {})
             run, held = await self._admitted(choice)
         except RemoteGPUError as error:
             await self._note_refusal(error)
@@ -247,6 +247,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
     async def _note_refusal(self, error: RemoteGPUError) -> None:
         """A refused choice is audited and must not come back at the next start without options."""
+        self.user_options = dict[str, Any]()
         if self.orm_spawner is not None:
             self.orm_spawner.user_options = {}
         actor = self._actor()
@@ -263,12 +264,11 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     def _refuse(self, error: RemoteGPUError, language: str) -> SpawnException:
         lines = words.explain(error, language)
         self._tell(lines[0])
-        return SpawnException(
-            words.explain_text(error, language),
-            reason=error.code,
-            message_html=words.explain_html(error, language),
-            status_code=error.status,
-        )
+        text, html = words.explain_text(error, language), words.explain_html(error, language)
+        refusal = SpawnException(text, reason=error.code, message_html=html, status_code=error.status)
+        # the hub's spawn page and its progress events read these, and not what the constructor takes
+        refusal.jupyterhub_message, refusal.jupyterhub_html_message = text, html
+        return refusal
 
     # the end
 
@@ -371,6 +371,11 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
     # the form
 
+    @property
+    def reader_language(self) -> str:
+        """The language of whoever started this; the pending page speaks it."""
+        return self._language()
+
     def _language(self) -> str:
         request = getattr(getattr(self, "handler", None), "request", None)
         if request is None:
@@ -384,12 +389,12 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         handler = getattr(self, "handler", None)
         if handler is not None and not handler._finished:
             server_name, language = self.name, self._language()
-            choice = form.prefill_header(handler.request.headers.get("X-RemoteGPU-Choice")) or form.prefill(
+            choice = choices.prefill_header(handler.request.headers.get("X-RemoteGPU-Choice")) or choices.prefill(
                 _query(handler)
             )
         else:  # the hub renders the form of the default server again after any refused POST
             server_name, posted, language = _posted.pop(self.user, (self.name, {}, self._language()))
-            choice = form.prefill(posted)
+            choice = choices.prefill(posted)
         try:
             page = await asyncio.wrap_future(self.runtime.submit(self._offers, server_name, choice))
         except RemoteGPUError as error:
@@ -418,7 +423,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         """Turn the posted form into `user_options`, remembering it in case it is refused."""
         _posted[self.user] = (self.name, form_data, self._language())
         try:
-            return form.parse_form(form_data)
+            return choices.parse_form(form_data)
         except RemoteGPUError as error:
             raise self._refuse_early(error) from error
 

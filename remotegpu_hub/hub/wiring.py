@@ -8,9 +8,9 @@ SERVICES = ("workspaces", "billing")
 def overwritten(hub: Any) -> list[str]:
     """What the loaded configuration has no more of ours, a sentence each."""
     problems = []
-    spawner = str(hub.config.JupyterHub.get("spawner_class", ""))
-    if not spawner.startswith("remotegpu_hub."):
-        problems.append(f"spawner_class was set to {spawner} after configure(c): nothing is checked or billed.")
+    spawner = hub.spawner_class
+    if "RemoteGPUMixin" not in [base.__name__ for base in spawner.__mro__]:
+        problems.append(f"spawner_class became {spawner.__name__} after configure(c): nothing is checked or billed.")
     names = [service.get("name") for service in hub.services]
     for name in SERVICES:
         if name not in names:

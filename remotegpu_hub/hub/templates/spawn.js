@@ -50,10 +50,12 @@
     served.set(now.id, html);
     const typed = new Map([...now.querySelectorAll("input[type=search]")].map((field) => [field.id, field.value]));
     const key = focus && [focus.id, focus.name, focus.value];
+    const open = [...now.querySelectorAll("details[open][id]")].map((details) => details.id);
     const top = now.scrollTop;
     now.innerHTML = html;
     now.scrollTop = top;
     localTimes(now);
+    for (const id of open) if (find(id)) find(id).open = true;
     for (const [id, value] of typed) if (find(id)) find(id).value = value;
     if (key) {
       const same = (key[0] && find(key[0])) || fields(key[1]).find((field) => field.value === key[2]);
@@ -180,7 +182,13 @@
     const step = event.target.closest("[data-rg-step]");
     if (step) {
       const count = find("rg-count");
-      const next = (parseInt(count.value, 10) || 1) + Number(step.dataset.rgStep);
+      let next = (parseInt(count.value, 10) || 1) + Number(step.dataset.rgStep);
+      if (!chosen("gpu_model") || chosen("gpu_model").value === "") {
+        const model = fields("gpu_model").find((field) => field.value && !field.disabled);
+        if (!model || next < 2) return;
+        model.checked = true;
+        next = 1;
+      }
       count.value = Math.min(Math.max(next, Number(count.min)), Number(count.max));
       count.dispatchEvent(new Event("input", { bubbles: true }));
     }

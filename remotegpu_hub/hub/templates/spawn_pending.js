@@ -17,7 +17,7 @@
     at.textContent = new Date().toLocaleTimeString(document.documentElement.lang, { hourCycle: "h23" });
     // The hub's own events carry links as html_message; ours escape every fact.
     if (event.html_message !== undefined) text.innerHTML = event.html_message;
-    else text.textContent = event.message;
+    else text.textContent = event.message === "Server requested" ? facts.requested : event.message;
     line.append(at, text);
     find("progress-log").append(line);
     message.innerHTML = text.innerHTML;
@@ -49,6 +49,7 @@
   find("rg-cancel").addEventListener("click", async () => {
     const button = find("rg-cancel");
     button.disabled = ended = true;
+    events.close();
     show({ message: facts.cancelling });
     try {
       const answer = await fetch(facts.server, {
@@ -59,7 +60,7 @@
       location.assign(find("rg-again").href);
     } catch (error) {
       show({ message: facts.notCancelled });
-      button.disabled = ended = false;
+      setTimeout(() => location.reload(), 3000);
     }
   });
   window._jupyterhub_page_loaded = true;

@@ -7,12 +7,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ... import workers
+from ... import choices, workers
 from ...clients.hub import HubClient
 from ...domain import budgets, quotas, workspaces
 from ...domain import environments as street
 from ...domain.offers import offers
-from ...hub import form
 from ...orm import Allocation, AllocationState
 from ...runtime import Runtime, utcnow
 from ...units import UNLIMITED
@@ -28,7 +27,7 @@ class Offers(Handler):
             for key, values in self.request.query_arguments.items()
         }
         server_name = query.pop("server_name", [""])[0]
-        choice = form.prefill(query)
+        choice = choices.prefill(query)
         settings = self.runtime.settings
 
         def work(session: Session) -> Any:
