@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from remotegpu_hub.clients.nvml import observe_local
@@ -13,6 +14,9 @@ CURRENCY = "CNY"
 
 COMMAND = [sys.executable, "-m", "jupyterhub.singleuser", *(["--allow-root"] if os.geteuid() == 0 else [])]
 """Under root a server refuses to run unless it is told that this is meant: here everybody is the hub's own user."""
+
+QUIET = {"JUPYTER_CONFIG_PATH": str(Path(__file__).resolve().parent / "lab")}
+"""Keeps JupyterLab from asking whether it may fetch news from the Internet."""
 
 SIMULATED_GPUS: list[dict[str, Any]] = [
     {"model": "A100-80GB", "memory_mib": 81920, "count": 3, "shares": 1},
@@ -24,14 +28,14 @@ IMAGES: dict[str, dict[str, Any]] = {
     "local:jupyterlab": {
         "display_name": "JupyterLab 4",
         "cmd": COMMAND,
-        "env": {"JUPYTERHUB_DEFAULT_URL": "/lab"},
+        "env": {**QUIET, "JUPYTERHUB_DEFAULT_URL": "/lab"},
         "framework": "JupyterLab",
         "python_version": platform.python_version(),
     },
     "local:notebook": {
         "display_name": "Jupyter Notebook 7",
         "cmd": COMMAND,
-        "env": {"JUPYTERHUB_DEFAULT_URL": "/tree"},
+        "env": {**QUIET, "JUPYTERHUB_DEFAULT_URL": "/tree"},
         "framework": "Notebook",
         "python_version": platform.python_version(),
     },
