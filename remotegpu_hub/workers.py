@@ -7,12 +7,13 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import Engine, update
+from sqlalchemy.orm import Session
 
 from .clients import nvml, processes
 from .db import begin
@@ -21,7 +22,7 @@ from .domain.allocations import Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
 from .errors import RemoteGPUError
-from .observed import Run, Server
+from .observed import HubUser, Run, Server
 from .orm import AllocationState, EndReason, TickLease
 from .runtime import Runtime, utcnow
 
@@ -142,9 +143,7 @@ def sync(runtime: Runtime) -> None:
             hub_id=settings.hub_id,
         )
     with begin(runtime.engine) as session:
-        hub_users = users.hub_users(session)
-        retired = users.sync(session, hub_users=hub_users, now=now)
-        workspaces.retire_owned(session, users=retired, now=now)
+        hub_users = _follow_users(session, now)
     with begin(runtime.engine) as session:
         for one in hub_users:
             user = users.live(session, hub_user_id=one.hub_user_id)
@@ -158,11 +157,19 @@ def sync(runtime: Runtime) -> None:
             inventory.sync(session, hosts=[host], now=now, pool="local")
 
 
+def _follow_users(session: Session, now: datetime) -> list[HubUser]:
+    hub_users = users.hub_users(session)
+    retired = users.sync(session, hub_users=hub_users, now=now)
+    workspaces.retire_owned(session, users=retired, now=now)
+    return hub_users
+
+
 def compare(
     open_runs: Collection[Snapshot],
     runs: Collection[Run],
     servers: Collection[Server],
     *,
+    names: Mapping[int, tuple[str, str]],
     ended_ids: Collection[int],
     looked_at: datetime,
     hub_started: datetime,
@@ -172,16 +179,20 @@ def compare(
 
     A start counts as on its way while the hub says that its server is pending, or while it is younger than the
     grace and this hub's process began it: one that an earlier hub began cannot be on its way any more.
+    `names` are user and server of each open run from before the hub was asked: what was renamed or began meanwhile
+    is left for the next look. Of two runs under one name the hub means the newer; a re-created user has the other.
     """
     alive = {run.allocation_id for run in runs if run.alive}
     known = {(server.user_name, server.server_name): server for server in servers}
+    newest = {(one.user_name, one.server_name): one.id for one in sorted(open_runs, key=lambda one: one.id)}
     repairs = []
     for one in open_runs:
-        server = known.get((one.user_name, one.server_name))
+        name = (one.user_name, one.server_name)
+        server = known.get(name) if newest[name] == one.id else None
         pending = server is not None and server.pending
         lives = one.id in alive
         newer_than_facts = (one.started_at or one.admitted_at) > looked_at - SETTLING
-        if pending or newer_than_facts:
+        if pending or newer_than_facts or names.get(one.id) != name:
             continue
         if one.state == AllocationState.ENDING:
             repairs.append(Repair(Fault.UNFINISHED, one.id, one.attempt, EndReason.EXITED))
@@ -205,15 +216,26 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
 
     Raises: Unavailable when hub or database cannot be asked.
     """
+    names = await asyncio.to_thread(_names, runtime)
     known = await servers()
     looked_at = utcnow()
-    return await asyncio.to_thread(_reconcile, runtime, known, looked_at)
+    return await asyncio.to_thread(_reconcile, runtime, names, known, looked_at)
 
 
-def _reconcile(runtime: Runtime, servers: list[Server], looked_at: datetime) -> list[Repair]:
+def _names(runtime: Runtime) -> dict[int, tuple[str, str]]:
+    """User and server of each open run, as the hub calls them now."""
+    with begin(runtime.engine) as session:
+        _follow_users(session, utcnow())
+        return {one.id: (one.user_name, one.server_name) for one in allocations.open_runs(session)}
+
+
+def _reconcile(
+    runtime: Runtime, names: Mapping[int, tuple[str, str]], servers: list[Server], looked_at: datetime
+) -> list[Repair]:
     settings = runtime.settings
     runs = processes.runs(settings.hub_id, other_users=settings.other_users)
     with begin(runtime.engine) as session:
+        _follow_users(session, looked_at)
         open_runs = allocations.open_runs(session)
         alive = [run.allocation_id for run in runs if run.alive]
         allocations.seen(session, allocation_ids=alive, at=looked_at)
@@ -222,6 +244,7 @@ def _reconcile(runtime: Runtime, servers: list[Server], looked_at: datetime) -> 
         open_runs,
         runs,
         servers,
+        names=names,
         ended_ids=ended_ids,
         looked_at=looked_at,
         hub_started=settings.started,

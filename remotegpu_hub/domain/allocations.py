@@ -184,7 +184,9 @@ def _take_slots(session: Session, allocation: Allocation, wanted: Resources) -> 
 def by_attempt(session: Session, *, attempt: str, lock: bool = False) -> Allocation | None:
     """The run that this start made, if it was admitted."""
     query = select(Allocation).where(Allocation.attempt == attempt)
-    return session.scalar(query.with_for_update() if lock else query)
+    if lock:
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return session.scalar(query)
 
 
 def open_of(session: Session, *, user_id: int, server_name: str) -> Allocation | None:
@@ -222,18 +224,27 @@ def activate(session: Session, *, attempt: str, mark: str, now: datetime) -> All
 
 
 def seen(session: Session, *, allocation_ids: Collection[int], at: datetime) -> None:
-    """Note that these runs were seen alive at an instant; an older one than known changes nothing."""
+    """Note that these runs were seen alive at an instant; an older one than known changes nothing.
+
+    The rows are locked in the order of their ids, as metering does.
+    """
     if not allocation_ids:
         return
     moment = floor_second(at)
-    session.execute(
-        update(Allocation)
+    alive = (
+        select(Allocation.id)
         .where(
             Allocation.id.in_(allocation_ids),
             Allocation.state.in_([AllocationState.ACTIVE, AllocationState.ENDING]),
             Allocation.started_at.is_not(None),
             Allocation.seen_at < moment,
         )
+        .order_by(Allocation.id)
+        .with_for_update(key_share=True)
+    )
+    session.execute(
+        update(Allocation)
+        .where(Allocation.id.in_(alive), Allocation.seen_at < moment)
         .values(seen_at=moment)
         .execution_options(synchronize_session=False)
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ..orm import Allocation, AllocationState, BillingRecord, User, Workspace
+from ..orm import Allocation, BillingRecord, User, Workspace
 from ..units import month_bounds, month_of
 from . import metering, prices
 
@@ -55,7 +55,7 @@ def usage_of(session: Session, *, workspace: Workspace, month: str | None, now: 
             .join(User, User.id == Allocation.user_id)
             .where(
                 Allocation.workspace_id == workspace.id,
-                Allocation.state != AllocationState.ENDED,
+                ~Allocation.metered,
             )
         ):
             for one in metering.running(session, allocation=allocation, now=now, history=history):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, extract, func, select
+from sqlalchemy import bindparam, case, extract, func, select
 from sqlalchemy.orm import Session
 
 from ..errors import BudgetExceeded, Invalid
@@ -33,11 +33,15 @@ class BudgetStatus:
         return self.amount - self.spent
 
 
-_open = (Allocation.workspace_id == bindparam("workspace_id")) & (Allocation.state != AllocationState.ENDED)
-_since = func.coalesce(Allocation.metered_until, Allocation.started_at)
+_here = Allocation.workspace_id == bindparam("workspace_id")
+_open = _here & (Allocation.state != AllocationState.ENDED)
+_since: Any = extract("epoch", func.coalesce(Allocation.metered_until, Allocation.started_at))
+_since = case((_since < bindparam("month_epoch"), bindparam("month_epoch")), else_=_since)
+_until = case((Allocation.ended_at.is_(None), bindparam("epoch")), else_=extract("epoch", Allocation.ended_at))
+_seconds = case((_until > _since, _until - _since), else_=0)
 _unmetered = (
-    select(func.coalesce(func.sum(Allocation.price_per_hour * (bindparam("epoch") - extract("epoch", _since))), 0))
-    .where(_open, Allocation.started_at.is_not(None))
+    select(func.coalesce(func.sum(Allocation.price_per_hour * _seconds), 0))
+    .where(_here, ~Allocation.metered, Allocation.started_at.is_not(None))
     .scalar_subquery()
 )
 _running = select(func.coalesce(func.sum(Allocation.price_per_hour), 0)).where(_open).scalar_subquery()
@@ -51,17 +55,18 @@ _status = (
 def status(
     session: Session, *, workspace_id: int, workspace: str, time_zone: str, now: datetime
 ) -> BudgetStatus | None:
-    """The month so far, running slices included to the second; None for a workspace without a budget."""
+    """The month so far, with what is not on the ledger yet to the second, at the prices of its admission; None for a
+    workspace without a budget."""
     month = month_of(now, time_zone)
-    row = session.execute(
-        _status, {"workspace_id": workspace_id, "month": month, "epoch": int(now.timestamp())}
-    ).first()
+    start, end = month_bounds(month, time_zone)
+    facts = {"month": month, "epoch": int(now.timestamp()), "month_epoch": int(start.timestamp())}
+    row = session.execute(_status, {"workspace_id": workspace_id, **facts}).first()
     if row is None:
         return None
     amount, warn, action, spent, unmetered, running = row
     spent_now = int(spent or 0) + int(unmetered) // 3600
     return BudgetStatus(
-        workspace, month, month_bounds(month, time_zone)[1], amount, spent_now, int(running), warn, action
+        workspace, month, end, amount, spent_now, int(running), warn, action
     )
 
 

@@ -82,7 +82,8 @@ def put_flavor(
 
 
 def images_for(session: Session, *, user: User, workspace: Workspace | None) -> list[Image]:
-    """Images this user may run in this workspace: public, the workspace's and the user's own, none blocked."""
+    """Images this user may run in this workspace: public, the workspace's and the user's own, none blocked; in the
+    order in which they came to the catalogue."""
     return list(
         session.scalars(
             select(Image)
@@ -95,7 +96,7 @@ def images_for(session: Session, *, user: User, workspace: Workspace | None) -> 
                     (Image.visibility == Visibility.PRIVATE) & (Image.owner_id == user.id),
                 ),
             )
-            .order_by(Image.display_name, Image.id)
+            .order_by(Image.id)
         )
     )
 

@@ -236,8 +236,8 @@ def find(session: Session, *, user_id: int, server_name: str) -> Environment | N
 def resolve(
     session: Session, *, user: User, server_name: str, choice: Choice, rules: Rules, kept: Environment | None
 ) -> Wish:
-    """Turn a choice into a wish, filling gaps from the kept environment, then from defaults; what is named must
-    exist and be visible to this user. Raises: NotFound, Invalid, Denied.
+    """Turn a choice into a wish, filling gaps from the kept environment, then from defaults; what is named, now or
+    in the kept environment, must exist and be visible to this user. Raises: NotFound, Invalid, Denied.
     """
     member = _workspace(session, user, choice, kept)
     workspace = member.workspace
@@ -252,7 +252,7 @@ def resolve(
         raise Invalid("{value} is not a GPU model of this hub.", value=gpu_model)
     services = choice.ports if choice.ports is not None else tuple(kept.ports) if kept else ()
     check_services(services, rules.port_ranges)
-    name = choice.name or (kept.display_name if kept else "") or server_name or workspace.display_name
+    name = choice.name or (kept.display_name if kept else "") or server_name or image.display_name
     return Wish(
         workspace_id=workspace.id,
         workspace=workspace.name,
@@ -272,13 +272,14 @@ def resolve(
 
 def _workspace(session: Session, user: User, choice: Choice, kept: Environment | None) -> Member:
     members = workspaces.of_user(session, user=user)
-    if choice.workspace is None:
-        of_kept = [one for one in members if kept is not None and one.workspace_id == kept.workspace_id]
-        usable = of_kept or [one for one in members if one.role != Role.VIEWER] or members
+    if choice.workspace is None and kept is None:
+        usable = [one for one in members if one.role != Role.VIEWER] or members
         if not usable:
             raise Denied("You belong to no workspace yet. Ask an owner or a hub admin to add you.")
         return usable[0]
     for member in members:
+        if choice.workspace is None and kept is not None and member.workspace_id == kept.workspace_id:
+            return member
         if member.workspace.name == choice.workspace:
             return member
     raise NotFound("The workspace")
@@ -291,9 +292,11 @@ def _image(session: Session, user: User, workspace: Workspace, choice: Choice, k
             if image.reference == choice.image:
                 return image
         raise NotFound("The image")
-    for image in images:
-        if kept is not None and image.id == kept.image_id:
-            return image
+    if kept is not None and choice.workspace in (None, kept.workspace.name):
+        for image in images:
+            if image.id == kept.image_id:
+                return image
+        raise NotFound("The image")
     active = [image for image in images if image.status == ImageStatus.ACTIVE] or images
     if not active:
         raise Invalid("No image can be run here yet. Ask a hub admin to add one.")
@@ -368,6 +371,7 @@ def rename(session: Session, *, user_id: int, before: str, after: str, actor: Ac
 
 def delete(session: Session, *, user_id: int, server_name: str, actor: Actor, now: datetime) -> None:
     """Forget a stopped environment; its runs and their records stay. Raises: Conflict while it holds something."""
+    session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))  # as a start does
     environment = find(session, user_id=user_id, server_name=server_name)
     if environment is None:
         return

@@ -50,6 +50,11 @@ class SlotHolder:
     user: str | None
 
 
+def _locked(query: Any) -> Any:
+    """The rows as they are once nobody else changes them, also where the session has read them before."""
+    return query.with_for_update(key_share=True).execution_options(populate_existing=True)
+
+
 def hosts(session: Session) -> list[Host]:
     return list(session.scalars(select(Host).order_by(Host.name)))
 
@@ -114,19 +119,21 @@ def sync(session: Session, *, hosts: Iterable[ObservedHost], now: datetime, pool
     """Bring hosts and GPUs to what was observed; hosts of the pool that were not seen go offline, keeping what
     they hold until their runs are confirmed gone."""
     seen_names = set()
-    for observed in hosts:
+    for observed in sorted(hosts, key=lambda one: one.name):
         seen_names.add(observed.name)
         _sync_host(session, observed, now)
     if pool is not None:
         gone = session.scalars(
-            select(Host).where(Host.pool == pool, Host.status == HostStatus.ONLINE, Host.name.not_in(seen_names))
+            select(Host)
+            .where(Host.pool == pool, Host.status == HostStatus.ONLINE, Host.name.not_in(seen_names))
+            .order_by(Host.name)
         )
         for host in gone:
             _set_status(session, host, HostStatus.OFFLINE, actor=SYSTEM, now=now)
 
 
 def _sync_host(session: Session, observed: ObservedHost, now: datetime) -> None:
-    host = session.scalar(select(Host).where(Host.name == observed.name).with_for_update())
+    host = session.scalar(_locked(select(Host).where(Host.name == observed.name)))
     facts: dict[str, Any] = {
         "pool": observed.pool,
         "address": observed.address,
@@ -196,7 +203,7 @@ def recount(session: Session, *, host_id: int) -> None:
 
     The row lock on the host keeps admissions out, so the sums cannot be overtaken.
     """
-    session.execute(select(Host.id).where(Host.id == host_id).with_for_update())
+    host = session.scalars(_locked(select(Host).where(Host.id == host_id))).one()
     _mark_usable(session, host_id)
     usable = {
         model: (count, millis)
@@ -246,7 +253,7 @@ def recount(session: Session, *, host_id: int) -> None:
     session.execute(
         update(Host).where(Host.id == host_id).values(score=score(0, 0, 0)).execution_options(synchronize_session=False)
     )
-    session.expire_all()
+    session.refresh(host)
 
 
 def _slot_millis(session: Session, host_id: int, model: str) -> int:
@@ -292,7 +299,7 @@ def score(cpu: Any, memory: Any, gpu: Any) -> Any:
 
 def host_by_name(session: Session, *, name: str) -> Host:
     """Find a host. Raises: NotFound."""
-    host = session.scalar(select(Host).where(Host.name == name).with_for_update())
+    host: Host | None = session.scalar(_locked(select(Host).where(Host.name == name)))
     if host is None:
         raise NotFound(f"The host {name}")
     return host
@@ -327,7 +334,7 @@ def set_gpu_status(session: Session, *, uuid: str, status: GpuStatus, actor: Act
     gpu = session.scalar(select(Gpu).where(Gpu.uuid == uuid))
     if gpu is None:
         raise NotFound(f"The GPU {uuid}")
-    session.execute(select(Host.id).where(Host.id == gpu.host_id).with_for_update())
+    session.scalars(_locked(select(Host).where(Host.id == gpu.host_id))).one()
     before = gpu.status
     gpu.status = status
     session.flush()

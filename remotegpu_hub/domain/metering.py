@@ -1,6 +1,7 @@
 """Writes the ledger from runs. Slices are canonical: cut at UTC hours, at price changes, at month ends of the
 workspace's zone and at the end of the run, so metering twice, late, or from two workers gives the same rows."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -106,30 +107,36 @@ def meter(session: Session, *, allocation_ids: list[int], now: datetime) -> int:
         .join(Workspace, Workspace.id == Allocation.workspace_id)
         .where(Allocation.id.in_(allocation_ids))
         .order_by(Allocation.id)
-        .with_for_update(of=Allocation)
+        .with_for_update(of=Allocation, key_share=True)
+        .execution_options(populate_existing=True)
     ).all()
     written = 0
+    spent: dict[tuple[int, str], int] = defaultdict(int)
     for allocation, time_zone in rows:
         if not allocation.metered and allocation.started_at is not None:
-            written += _meter_one(session, allocation, time_zone, history, now)
+            for one in _meter_one(session, allocation, time_zone, history, now):
+                spent[allocation.workspace_id, month_of(one.start, time_zone)] += one.amount
+                written += 1
     session.flush()
+    for (workspace_id, month), amount in sorted(spent.items()):  # in one order for all, so that two can not deadlock
+        add_spend(session, workspace_id=workspace_id, month=month, amount=amount)
     return written
 
 
 def _meter_one(
     session: Session, allocation: Allocation, time_zone: str, history: dict[str, list[Price]], now: datetime
-) -> int:
+) -> list[Slice]:
+    """Write what is over of one run; returns the slices that were not on the ledger yet."""
     start = allocation.metered_until or allocation.started_at
     ended = allocation.state == AllocationState.ENDED
     alive_until = allocation.ended_at if ended else allocation.seen_at
     if start is None or alive_until is None:
-        return 0
+        return []
     over = slices(allocation, start, alive_until, history=history, time_zone=time_zone)
     if not ended:
-        over = [one for one in over if one.end < alive_until or _is_boundary(one, history, time_zone)]
-    written = 0
-    for one in over:
-        written += _write(session, allocation, one, time_zone, now)
+        mine = {name: history.get(name, []) for name in prices.quantities(allocation)}
+        over = [one for one in over if one.end < alive_until or _is_boundary(one, mine, time_zone)]
+    written = [one for one in over if _write(session, allocation, one, now)]
     if over:
         allocation.metered_until = max(one.end for one in over)
     if ended:
@@ -146,7 +153,7 @@ def _is_boundary(one: Slice, history: dict[str, list[Price]], time_zone: str) ->
     return any(row.effective_from == one.end for rows in history.values() for row in rows)
 
 
-def _write(session: Session, allocation: Allocation, one: Slice, time_zone: str, now: datetime) -> int:
+def _write(session: Session, allocation: Allocation, one: Slice, now: datetime) -> bool:
     row = session.execute(
         insert_ignoring(session, BillingRecord).returning(BillingRecord.id),
         {
@@ -166,10 +173,7 @@ def _write(session: Session, allocation: Allocation, one: Slice, time_zone: str,
             "written_at": now,
         },
     ).first()
-    if row is None:
-        return 0
-    add_spend(session, workspace_id=allocation.workspace_id, month=month_of(one.start, time_zone), amount=one.amount)
-    return 1
+    return row is not None
 
 
 def add_spend(session: Session, *, workspace_id: int, month: str, amount: int) -> None:

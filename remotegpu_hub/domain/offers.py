@@ -105,7 +105,7 @@ def _settle(
     """Resolve a choice that may be partly wrong: what does not exist is dropped and told, part by part."""
     problems: list[RemoteGPUError] = []
     current = choice
-    for _part in range(len(_GAPS) + 1):
+    for _part in range(len(_GAPS) + 2):
         try:
             wish = environments.resolve(
                 session, user=user, server_name=server_name, choice=current, rules=rules, kept=kept
@@ -114,7 +114,9 @@ def _settle(
             problems.append(error)
             dropped = _drop(error, current)
             if dropped == current:
-                return None, current, problems
+                if kept is None:
+                    return None, current, problems
+                kept = None  # it names what is gone: go on as with a new environment
             current = dropped
         else:
             return wish, current, problems

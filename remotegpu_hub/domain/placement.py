@@ -16,6 +16,8 @@ from .quotas import Resources
 
 FEW = 16
 """How many of the best hosts are read; many who start at once then do not all wait for the same row."""
+ATTEMPTS = 4
+"""How often the best few are read anew when others were faster at all of them."""
 EXPLAINED = 8
 
 
@@ -153,11 +155,20 @@ _give_slots = (
 def choose(session: Session, *, wanted: Resources, policy: Policy) -> Spot:
     """Take room on a host. The row of the host stays locked until the transaction ends, so the slots that are
     picked there next are seen as they are. Raises: NoCapacity, explaining each host.
+
+    A host that turns out to be taken is let go of before the next one is tried (an UPDATE that waited keeps the lock
+    even when its guard then fails): nobody waits for a host while holding another, so there is no circle of waiters.
     """
-    for _attempt in range(2):
-        for host_id, name, points, _environments in candidates(session, wanted=wanted, policy=policy):
+    connection = session.connection()
+    connection.exec_driver_sql("SAVEPOINT host")
+    for _attempt in range(ATTEMPTS):
+        hosts = candidates(session, wanted=wanted, policy=policy)
+        if not hosts:
+            break
+        for host_id, name, points, _environments in hosts:
             if _take(session, host_id, wanted):
                 return Spot(host_id, name, policy.name, float(points))
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT host")
     raise explain(session, wanted=wanted)
 
 
@@ -168,10 +179,7 @@ def _take(session: Session, host_id: int, wanted: Resources) -> bool:
     if not wanted.gpu_slots:
         return True
     slots = {"host": host_id, "wanted_model": wanted.gpu_model, "slots": wanted.gpu_slots}
-    if _hit(session.execute(_take_slots, slots)):
-        return True
-    session.execute(_give_host, amounts)
-    return False
+    return _hit(session.execute(_take_slots, slots))
 
 
 def _hit(result: Any) -> bool:

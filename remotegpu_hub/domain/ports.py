@@ -47,7 +47,7 @@ def take(
     Raises: Refused when a range is full.
     """
     taken = []
-    for service in services:
+    for service in sorted(services):  # in one order for all: two who wait for each other's port would wait for ever
         ports = ranges[service]
         used = set(
             session.scalars(

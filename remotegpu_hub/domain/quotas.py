@@ -93,12 +93,14 @@ _lock = (
     .join(Workspace, Workspace.id == bindparam("workspace_id"))
     .join(Member, (Member.workspace_id == Workspace.id) & (Member.user_id == User.id))
     .where(User.id == bindparam("user_id"))
-    .with_for_update(of=(User, Workspace, Member))
+    .with_for_update(of=(User, Workspace, Member), key_share=True)
 )
 
 
 def lock(session: Session, *, user_id: int, workspace_id: int, gpu_model: str | None) -> Scopes:
     """Lock user, workspace and membership, always in this order, and check that a start is allowed at all.
+
+    The locks are those of a plain UPDATE, so that whoever writes a row that refers to one of these need not wait.
 
     Raises: NotFound for who is no member (foreign and unknown look alike), Denied for viewers and closed workspaces.
     """
@@ -154,8 +156,8 @@ def limits(session: Session, *, user_id: int, workspace_id: int) -> dict[str, Li
     return result
 
 
-_mine = case((Allocation.user_id == bindparam("user_id"), 1), else_=0)
-_here = case((Allocation.workspace_id == bindparam("workspace_id"), 1), else_=0)
+_mine = case((Allocation.user_id == bindparam("user_id"), 1), else_=0).label("mine")
+_here = case((Allocation.workspace_id == bindparam("workspace_id"), 1), else_=0).label("here")
 _held = (
     select(
         _mine,
@@ -171,7 +173,7 @@ _held = (
         Allocation.state != AllocationState.ENDED,
         or_(Allocation.user_id == bindparam("user_id"), Allocation.workspace_id == bindparam("workspace_id")),
     )
-    .group_by(_mine, _here, Allocation.gpu_model)
+    .group_by("mine", "here", Allocation.gpu_model)
 )
 
 

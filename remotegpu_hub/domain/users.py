@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import column, select, table, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..errors import NotFound
@@ -53,11 +54,8 @@ def ensure(session: Session, *, hub_user: HubUser, now: datetime) -> User:
         retire(session, user=user, now=now)
         user = None
     if user is None:
-        user = User(hub_user_id=hub_user.hub_user_id, hub_created=hub_user.created, name=hub_user.name, created_at=now)
-        session.add(user)
-        session.flush()
-        record(session, actor=SYSTEM, action="user.seen", entity="user", entity_id=user.id, now=now, name=user.name)
-    elif user.name != hub_user.name:
+        user = _insert(session, hub_user, now)
+    if user.name != hub_user.name:
         record(
             session,
             actor=SYSTEM,
@@ -70,6 +68,22 @@ def ensure(session: Session, *, hub_user: HubUser, now: datetime) -> User:
         )
         user.name = hub_user.name
         session.flush()
+    return user
+
+
+def _insert(session: Session, hub_user: HubUser, now: datetime) -> User:
+    """Make our row, or find the one that another request made at the same moment."""
+    user = User(hub_user_id=hub_user.hub_user_id, hub_created=hub_user.created, name=hub_user.name, created_at=now)
+    try:
+        with session.begin_nested():
+            session.add(user)
+            session.flush()
+    except IntegrityError:
+        other = live(session, hub_user_id=hub_user.hub_user_id)
+        if other is None:
+            raise
+        return other
+    record(session, actor=SYSTEM, action="user.seen", entity="user", entity_id=user.id, now=now, name=user.name)
     return user
 
 
@@ -106,5 +120,17 @@ def by_name(session: Session, *, name: str) -> User:
     """Find the live user of this name. Raises: NotFound."""
     user = session.scalar(select(User).where(User.name == name, User.deleted_at.is_(None)))
     if user is None:
+        raise NotFound(f"The user {name}")
+    return user
+
+
+def current(session: Session, *, name: str) -> User:
+    """Find our row of whoever has this name in the hub now: since the last sync it may have passed to somebody else.
+
+    Raises: NotFound, also for who was not seen here yet.
+    """
+    row = session.execute(select(_users).where(_users.c.name == name)).first()
+    user = live(session, hub_user_id=row.id) if row is not None else None
+    if row is None or user is None or user.hub_created != str(row.created):
         raise NotFound(f"The user {name}")
     return user

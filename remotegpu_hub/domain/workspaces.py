@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import available_timezones
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict, Invalid, NotFound
@@ -61,6 +61,7 @@ def create(
         raise Invalid("{value} is not a time zone: write one such as Asia/Shanghai.", value=time_zone)
     if session.scalar(select(exists().where(Workspace.name == name))):
         raise Conflict("There is a workspace named {name} already.", name=name)
+    _check_group(session, hub_group)
     return _insert(
         session,
         Workspace(
@@ -97,16 +98,22 @@ def ensure_personal(
     session: Session, *, user: User, now: datetime, quota: dict[str, int | None], budget: int | None
 ) -> Workspace:
     """Give a user the personal workspace, with its configured quota and budget, and let it follow a rename."""
-    workspace = session.scalar(
-        select(Workspace).where(Workspace.owner_id == user.id, Workspace.kind == WorkspaceKind.PERSONAL)
-    )
+    own = select(Workspace).where(Workspace.owner_id == user.id, Workspace.kind == WorkspaceKind.PERSONAL)
+    workspace = session.scalar(own)
     name = personal_name(user)
+    if workspace is not None and workspace.name == name:
+        return workspace
+    session.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
+    workspace = session.scalar(own.execution_options(populate_existing=True))  # another request may have made it now
     if workspace is not None and workspace.name == name:
         return workspace
     _free_name(session, name, now)
     if workspace is not None:
-        workspace.name = name
+        before = {"name": workspace.name, "display_name": workspace.display_name}
+        workspace.name, workspace.display_name = name, user.name[:100]
         session.flush()
+        record(session, actor=SYSTEM, action="workspace.renamed", entity="workspace", entity_id=workspace.id, now=now,
+               before=before, after={"name": name, "display_name": workspace.display_name})  # fmt: skip
         return workspace
     workspace = _insert(
         session,
@@ -120,6 +127,8 @@ def ensure_personal(
     if budget is not None:
         session.add(Budget(workspace_id=workspace.id, amount=budget))
     session.flush()
+    record(session, actor=SYSTEM, action="quota.put", entity="workspace", entity_id=workspace.id, now=now,
+           after={**quota, "budget": budget})  # fmt: skip
     return workspace
 
 
@@ -164,12 +173,8 @@ def update_settings(
         if time_zone not in available_timezones():
             raise Invalid("{value} is not a time zone: write one such as Asia/Shanghai.", value=time_zone)
         workspace.time_zone = time_zone
-    if hub_group is not UNSET:
-        taken = hub_group and session.scalar(
-            select(Workspace.name).where(Workspace.hub_group == hub_group, Workspace.id != workspace.id)
-        )
-        if taken:
-            raise Conflict("The group {group} is linked to the workspace {name}.", group=hub_group, name=taken)
+    if hub_group is not UNSET and hub_group != workspace.hub_group:
+        _check_group(session, hub_group)
         workspace.hub_group = hub_group
     session.flush()
     after = {"display_name": workspace.display_name, "time_zone": workspace.time_zone,
@@ -179,9 +184,15 @@ def update_settings(
     return workspace
 
 
+def _check_group(session: Session, hub_group: str | None) -> None:
+    taken = hub_group and session.scalar(select(Workspace.name).where(Workspace.hub_group == hub_group))
+    if taken:
+        raise Conflict("The group {group} is linked to the workspace {name}.", group=hub_group, name=taken)
+
+
 def archive(session: Session, *, workspace: Workspace, actor: Actor, now: datetime) -> None:
     """Close a workspace for new starts. Raises: Conflict while environments run in it."""
-    session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update())
+    _lock(session, workspace)
     running = session.scalar(
         select(exists().where(Allocation.workspace_id == workspace.id, Allocation.state != AllocationState.ENDED))
     )
@@ -205,7 +216,8 @@ def put_member(
     from_group: bool = False,
 ) -> Member:
     """Add a member, or change role and status. Raises: Conflict when the last owner would go."""
-    member = session.get(Member, (workspace.id, user.id), with_for_update=True)
+    _lock(session, workspace)
+    member = _member(session, workspace, user)
     before: dict[str, Any] = {}
     if member is None:
         member = Member(workspace_id=workspace.id, user_id=user.id, role=role, status=status,
@@ -224,7 +236,8 @@ def put_member(
 
 def remove_member(session: Session, *, workspace: Workspace, user: User, actor: Actor, now: datetime) -> None:
     """Take a member out. Raises: NotFound; Conflict when it is the last owner."""
-    member = session.get(Member, (workspace.id, user.id), with_for_update=True)
+    _lock(session, workspace)
+    member = _member(session, workspace, user)
     if member is None:
         raise NotFound(f"The member {user.name}")
     if member.role == Role.OWNER:
@@ -236,8 +249,21 @@ def remove_member(session: Session, *, workspace: Workspace, user: User, actor: 
            before={"role": role}, user=user.name)  # fmt: skip
 
 
+def _lock(session: Session, workspace: Workspace) -> None:
+    """Keep starts and other changes of the workspace away; members are locked after it, as starts do."""
+    session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update(key_share=True))
+
+
+def _member(session: Session, workspace: Workspace, user: User) -> Member | None:
+    return session.scalar(
+        select(Member)
+        .where(Member.workspace_id == workspace.id, Member.user_id == user.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+
+
 def _keep_an_owner(session: Session, workspace: Workspace, leaving: User) -> None:
-    session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update())
     others = session.scalar(
         select(
             exists().where(
@@ -245,6 +271,8 @@ def _keep_an_owner(session: Session, workspace: Workspace, leaving: User) -> Non
                 Member.user_id != leaving.id,
                 Member.role == Role.OWNER,
                 Member.status == MemberStatus.ACTIVE,
+                User.id == Member.user_id,
+                User.deleted_at.is_(None),
             )
         )
     )
@@ -301,12 +329,18 @@ def follow_groups(session: Session, *, hub_users: Iterable[HubUser], now: dateti
                 remove_member(session, workspace=workspace, user=user, actor=SYSTEM, now=now)
 
 
-def retire_owned(session: Session, *, users: Iterable[User]) -> None:
+def retire_owned(session: Session, *, users: Iterable[User], now: datetime) -> None:
     """Archive the personal workspaces of users whom the hub no longer has."""
     ids = [user.id for user in users]
-    if ids:
-        session.execute(
-            update(Workspace)
-            .where(Workspace.owner_id.in_(ids), Workspace.kind == WorkspaceKind.PERSONAL)
-            .values(status=WorkspaceStatus.ARCHIVED)
+    owned = session.scalars(
+        select(Workspace).where(
+            Workspace.owner_id.in_(ids),
+            Workspace.kind == WorkspaceKind.PERSONAL,
+            Workspace.status == WorkspaceStatus.ACTIVE,
         )
+    )
+    for workspace in owned.all():
+        workspace.status = WorkspaceStatus.ARCHIVED
+        session.flush()
+        record(session, actor=SYSTEM, action="workspace.archive", entity="workspace", entity_id=workspace.id, now=now,
+               name=workspace.name)  # fmt: skip

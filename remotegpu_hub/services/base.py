@@ -85,7 +85,7 @@ class Handler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         if model.get("kind") != "user":
             raise Denied("This is for users of the hub.")
         with suppress(NotFound):
-            return users.by_name(session, name=model["name"])
+            return users.current(session, name=model["name"])
         raise Denied("The hub does not know {name} here yet. Try again in a minute.", name=model["name"])
 
     async def ask(self, work: Callable[[Session], T], *, read_only: bool = True) -> T:
