@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from remotegpu_hub import db, migrations
 
 from . import postgres as pg
+from .prove import Prove
 
 TEMPLATE = "remotegpu_template"
 
@@ -22,6 +23,11 @@ if any("remotegpu_hub" in part for part in sys.orig_argv) and "COVERAGE_PROCESS_
     os.environ["COVERAGE_PROCESS_CONFIG"] = {settings!r}
     coverage.process_startup()
 """
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("REMOTEGPU_PROVE"):
+        config.pluginmanager.register(Prove())
 
 
 @pytest.fixture(scope="session", autouse=True)
