@@ -350,7 +350,7 @@ def test_an_escaped_orphan_is_found_by_the_control_group_even_without_its_server
 
 
 def test_children_forked_while_it_stops_are_stopped_too(lab: Lab) -> None:
-    """Three processes replace themselves for ever by a child in a session of its own."""
+    """Three processes replace themselves by a child in a session of its own, for as long as the test may take."""
     lab.start(
         TOLD
         + """
@@ -358,14 +358,16 @@ def test_children_forked_while_it_stops_are_stopped_too(lab: Lab) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tell('hopper')
+    end = time.time() + 20
     for hopper in range(3):
         if os.fork() == 0:
-            while True:
+            while time.time() < end:
                 if os.fork() == 0:
                     os.setsid()
                     time.sleep(0.005)
                 else:
                     os._exit(0)
+            os._exit(0)
     time.sleep(1000)
     """,
         preexec=processes.adopt_orphans,
