@@ -114,6 +114,8 @@ def configure(c: Any) -> None:
     options = RemoteGPU(config=Config({"RemoteGPU": c.RemoteGPU}))
     _refuse_contradictions(c, options)
     hub = _running_hub()
+    if hub is not None and not options.insecure_demo:
+        _refuse_blindness()
     settings = _settings(c, options, hub)
     runtime_file = os.path.abspath(options.runtime_file)
     if hub is not None:
@@ -169,7 +171,10 @@ def _refuse_contradictions(c: Any, options: RemoteGPU) -> None:
     if own is not None and own.system_users == options.insecure_demo:
         _fail(f"{own.__name__} and c.RemoteGPU.insecure_demo = {options.insecure_demo} contradict each other: only a "
               "DemoSpawner runs everybody as the hub's own user.")  # fmt: skip
-    blind = None if options.insecure_demo else processes.blindness()
+
+
+def _refuse_blindness() -> None:
+    blind = processes.blindness()
     if blind:
         _fail(f"{blind} For trying it out: c.RemoteGPU.insecure_demo = True.")
 

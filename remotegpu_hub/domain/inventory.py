@@ -221,10 +221,11 @@ def recount(session: Session, *, host_id: int) -> None:
     )
     used: dict[str, int] = dict(held.tuples().all())
     rows = {row.model: row for row in session.scalars(select(HostModel).where(HostModel.host_id == host_id))}
-    for model in usable.keys() | used.keys() | rows.keys():
+    sizes = select(GpuSlot.model, func.max(GpuSlot.gpu_millis)).where(GpuSlot.host_id == host_id)
+    for model, slot_millis in session.execute(sizes.group_by(GpuSlot.model)).all():
         row = rows.get(model)
         if row is None:
-            row = HostModel(host_id=host_id, model=model, gpu_millis=_slot_millis(session, host_id, model))
+            row = HostModel(host_id=host_id, model=model, gpu_millis=slot_millis)
             session.add(row)
         row.usable = usable.get(model, (0, 0))[0]
         row.used = used.get(model, 0)
@@ -254,13 +255,6 @@ def recount(session: Session, *, host_id: int) -> None:
         update(Host).where(Host.id == host_id).values(score=score(0, 0, 0)).execution_options(synchronize_session=False)
     )
     session.refresh(host)
-
-
-def _slot_millis(session: Session, host_id: int, model: str) -> int:
-    found = session.scalar(
-        select(func.max(GpuSlot.gpu_millis)).where(GpuSlot.host_id == host_id, GpuSlot.model == model)
-    )
-    return found or 0
 
 
 def _mark_usable(session: Session, host_id: int) -> None:

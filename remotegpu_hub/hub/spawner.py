@@ -57,6 +57,17 @@ class Held:
     """Service and the port on which it is reached."""
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Whose server this is and who asks, read on the hub's loop: its objects load from its one session, which no other
+    thread may touch."""
+
+    hub_user_id: int
+    user_name: str
+    server_name: str
+    actor: Actor
+
+
 @dataclass
 class Run:
     """One start, from before its admission until it is confirmed gone."""
@@ -175,17 +186,17 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     async def _admitted(self, choice: Choice) -> tuple[Run, Held]:
         """Admit a new run. An older one that the hub lost (it was killed, or the database was away) is ended first:
         the hub starts this server, so nobody else is using it."""
-        busy = await self.busy_ports()
+        busy, caller = await self.busy_ports(), self._caller()
         for last in (False, True):
             run = self._run = Run(uuid4().hex)
             attempt = run.attempt
             try:
-                return run, await self._work(run, lambda attempt=attempt: self._admit(attempt, choice, busy))  # type: ignore[misc]
+                return run, await self._work(run, lambda attempt=attempt: self._admit(caller, attempt, choice, busy))  # type: ignore[misc]
             except Unavailable:
                 raise  # it may have been committed all the same: the post-stop hook buries this attempt
             except Conflict:
                 self._run = None
-                lost = None if last else await asyncio.wrap_future(self.runtime.submit(self._lost_run))
+                lost = None if last else await asyncio.wrap_future(self.runtime.submit(self._lost_run, caller))
                 if lost is None or not await self._conclude(lost):
                     raise
             except RemoteGPUError:
@@ -193,10 +204,10 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
                 raise
         raise AssertionError
 
-    def _lost_run(self) -> Run | None:
+    def _lost_run(self, caller: Caller) -> Run | None:
         with begin(self.runtime.engine, read_only=True) as session:
-            user = users.live(session, hub_user_id=self.user.id)
-            lost = allocations.open_of(session, user_id=user.id, server_name=self.name) if user else None
+            user = users.live(session, hub_user_id=caller.hub_user_id)
+            lost = allocations.open_of(session, user_id=user.id, server_name=caller.server_name) if user else None
             if lost is None:
                 return None
             return Run(lost.attempt, lost.id, lost.mark or "", reason=lost.end_reason or EndReason.ORPHAN)
@@ -206,25 +217,25 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         run.work = asyncio.wrap_future(self.runtime.submit(work))
         return await asyncio.shield(run.work)
 
-    def _admit(self, attempt: str, choice: Choice, busy: frozenset[int]) -> Held:
+    def _admit(self, caller: Caller, attempt: str, choice: Choice, busy: frozenset[int]) -> Held:
         now = utcnow()
         runtime = self.runtime
         with begin(runtime.engine) as session:
-            user = self._ensure_user(session, now)
-            kept = environments.find(session, user_id=user.id, server_name=self.name)
+            user = self._ensure_user(session, caller, now)
+            kept = environments.find(session, user_id=user.id, server_name=caller.server_name)
             wish = environments.resolve(
-                session, user=user, server_name=self.name, choice=choice, rules=runtime.rules, kept=kept
+                session, user=user, server_name=caller.server_name, choice=choice, rules=runtime.rules, kept=kept
             )
             allocation = allocations.admit(
-                session, user=user, server_name=self.name, wish=wish, attempt=attempt, rules=runtime.rules,
-                actor=self._actor(), now=now, busy_ports=busy, same_inside=self.same_inside,
+                session, user=user, server_name=caller.server_name, wish=wish, attempt=attempt, rules=runtime.rules,
+                actor=caller.actor, now=now, busy_ports=busy, same_inside=self.same_inside,
             )  # fmt: skip
             session.refresh(allocation, ["slots", "ports"])
             return _held(allocation)
 
-    def _ensure_user(self, session: Any, now: datetime) -> User:
+    def _ensure_user(self, session: Any, caller: Caller, now: datetime) -> User:
         settings = self.runtime.settings
-        hub_user = users.hub_user(session, hub_user_id=self.user.id)
+        hub_user = users.hub_user(session, hub_user_id=caller.hub_user_id)
         user = users.ensure(session, hub_user=hub_user, now=now)
         workspaces.ensure_personal(
             session, user=user, now=now, quota=settings.personal_quota, budget=settings.personal_budget
@@ -234,6 +245,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     def _activate(self, attempt: str, mark: str) -> None:
         with begin(self.runtime.engine) as session:
             allocations.activate(session, attempt=attempt, mark=mark, now=utcnow())
+
+    def _caller(self) -> Caller:
+        return Caller(self.user.id, self.user.name, self.name, self._actor())
 
     def _actor(self) -> Actor:
         """Who asked for this start: an admin may act for the user."""
@@ -250,12 +264,12 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         self.user_options = dict[str, Any]()
         if self.orm_spawner is not None:
             self.orm_spawner.user_options = {}
-        actor = self._actor()
+        caller = self._caller()
 
         def write() -> None:
             with begin(self.runtime.engine) as session:
-                record(session, actor=actor, action="allocation.refused", entity="user", entity_id=None,
-                       now=utcnow(), server_name=self.name, code=error.code,
+                record(session, actor=caller.actor, action="allocation.refused", entity="user", entity_id=None,
+                       now=utcnow(), server_name=caller.server_name, code=error.code,
                        reasons=words.explain(error, "en"))  # fmt: skip
 
         with contextlib.suppress(Unavailable):
@@ -294,15 +308,16 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         """Mark the run as ending; give everything back when nothing of it is left. Never raises: what fails here is
         repaired by the reconciler."""
         run.given_up = True
+        actor = Actor(self.user.name)
         try:
             if run.work is not None and not run.work.done():
                 await asyncio.wait([run.work], timeout=LATE_THREAD_SECONDS)
             reason = run.reason or (EndReason.EXITED if run.active else EndReason.FAILED)
-            await asyncio.wrap_future(self.runtime.submit(self._mark_ending, run.attempt, reason))
+            await asyncio.wrap_future(self.runtime.submit(self._mark_ending, actor, run.attempt, reason))
             if run.allocation_id and not await self.clear(run):
                 self.log.warning("%s: something of run %s is left; it keeps its GPUs", self._log_name, run.attempt)
                 return False
-            await asyncio.wrap_future(self.runtime.submit(self._release, run.attempt, reason, run.alive_at))
+            await asyncio.wrap_future(self.runtime.submit(self._release, actor, run.attempt, reason, run.alive_at))
         except Exception:
             self.log.exception("%s: the end of run %s was not written; it will be", self._log_name, run.attempt)
             return False
@@ -310,15 +325,13 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             self._run = None
         return True
 
-    def _mark_ending(self, attempt: str, reason: EndReason) -> None:
+    def _mark_ending(self, actor: Actor, attempt: str, reason: EndReason) -> None:
         with begin(self.runtime.engine) as session:
-            allocations.mark_ending(session, attempt=attempt, reason=reason, actor=Actor(self.user.name), now=utcnow())
+            allocations.mark_ending(session, attempt=attempt, reason=reason, actor=actor, now=utcnow())
 
-    def _release(self, attempt: str, reason: EndReason, ended_at: datetime | None) -> None:
+    def _release(self, actor: Actor, attempt: str, reason: EndReason, ended_at: datetime | None) -> None:
         with begin(self.runtime.engine) as session:
-            allocations.release(
-                session, attempt=attempt, reason=reason, actor=Actor(self.user.name), now=utcnow(), ended_at=ended_at
-            )
+            allocations.release(session, attempt=attempt, reason=reason, actor=actor, now=utcnow(), ended_at=ended_at)
 
     async def poll(self) -> int | None:
         status: int | None = await super().poll()
@@ -346,26 +359,28 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
     async def rename(self, old_name: str, new_name: str) -> None:
         await super().rename(old_name, new_name)
-        actor = self._actor()
+        caller = self._caller()
 
         def write() -> None:
             with begin(self.runtime.engine) as session:
-                user = users.live(session, hub_user_id=self.user.id)
+                user = users.live(session, hub_user_id=caller.hub_user_id)
                 if user is not None:
                     environments.rename(
-                        session, user_id=user.id, before=old_name, after=new_name, actor=actor, now=utcnow()
+                        session, user_id=user.id, before=old_name, after=new_name, actor=caller.actor, now=utcnow()
                     )
 
         await asyncio.wrap_future(self.runtime.submit(write))
 
     async def delete_forever(self) -> None:
-        hub_user_id, name, actor = self.user.id, self.name, self._actor()
+        caller = self._caller()
 
         def write() -> None:
             with begin(self.runtime.engine) as session:
-                user = users.live(session, hub_user_id=hub_user_id)
+                user = users.live(session, hub_user_id=caller.hub_user_id)
                 if user is not None:
-                    environments.delete(session, user_id=user.id, server_name=name, actor=actor, now=utcnow())
+                    environments.delete(
+                        session, user_id=user.id, server_name=caller.server_name, actor=caller.actor, now=utcnow()
+                    )
 
         await asyncio.wrap_future(self.runtime.submit(write))
 
@@ -396,28 +411,31 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             server_name, posted, language = _posted.pop(self.user, (self.name, {}, self._language()))
             choice = choices.prefill(posted)
         try:
-            page = await asyncio.wrap_future(self.runtime.submit(self._offers, server_name, choice))
+            page: str = await asyncio.wrap_future(
+                self.runtime.submit(self._page, self._caller(), server_name, choice, language)
+            )
         except RemoteGPUError as error:
             return words.explain_html(error, language)
-        return form.render(page, language)
+        return page
 
-    def _offers(self, server_name: str, choice: Choice) -> Any:
+    def _page(self, caller: Caller, server_name: str, choice: Choice, language: str) -> str:
         now = utcnow()
         runtime = self.runtime
         with begin(runtime.engine, read_only=True) as session:
-            hub_user = users.hub_user(session, hub_user_id=self.user.id)
-            user = users.live(session, hub_user_id=self.user.id)
+            hub_user = users.hub_user(session, hub_user_id=caller.hub_user_id)
+            user = users.live(session, hub_user_id=caller.hub_user_id)
             current = user is not None and (user.hub_created, user.name) == (hub_user.created, hub_user.name)
         if not current:
             with begin(runtime.engine) as session:
-                self._ensure_user(session, now)
+                self._ensure_user(session, caller, now)
         with begin(runtime.engine, read_only=True) as session:
-            user = users.live(session, hub_user_id=self.user.id)
+            user = users.live(session, hub_user_id=caller.hub_user_id)
             assert user is not None
-            return offers(
+            page = offers(
                 session, user=user, server_name=server_name, choice=choice, rules=runtime.rules, now=now,
                 insecure_demo=runtime.settings.insecure_demo, enforced=self.enforced,
             )  # fmt: skip
+        return form.render(page, language)
 
     def run_options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, Any]:
         """Turn the posted form into `user_options`, remembering it in case it is refused."""

@@ -1,0 +1,104 @@
+"""The `remotegpu` command, for who runs the hub. What it refuses is one sentence on stderr.
+
+It ends with 0 when all is well, 1 when something was refused or a problem was found, 2 when the command line is wrong.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from . import words
+from .cli.catalog import Flavors, Images
+from .cli.command import Command
+from .cli.doctor import Doctor
+from .cli.environments import Environments
+from .cli.inventory import Gpus, Hosts
+from .cli.members import Members
+from .cli.money import Budgets, Prices
+from .cli.quotas import Quotas
+from .cli.reconcile import Reconcile
+from .cli.setup import Init, UpgradeDb
+from .cli.stop import Stop, Usage
+from .cli.workspaces import Workspaces
+from .errors import RemoteGPUError
+
+
+class RemoteGPUApp(Command):
+    """The command as a whole."""
+
+    name = "remotegpu"
+    description = (
+        "Run a JupyterHub as a GPU platform: workspaces, quotas, prices, hosts. Works on the hub's machine, on the "
+        "database that the hub's configuration names."
+    )
+    examples = (
+        "remotegpu doctor\n"
+        "remotegpu workspaces create vision --owner alice\n"
+        "remotegpu quotas set --workspace vision gpus=8 memory=256G\n"
+        "remotegpu environments --running --json"
+    )
+    subcommands = {  # noqa: RUF012 - traitlets reads it from the class
+        "init": (Init, "make our tables in the hub's database"),
+        "upgrade-db": (UpgradeDb, "bring our tables to this version"),
+        "doctor": (Doctor, "check everything, and say what to do"),
+        "workspaces": (Workspaces, "teams: list, create, show, update, archive"),
+        "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
+        "quotas": (Quotas, "what may be held: list, set"),
+        "budgets": (Budgets, "what a month may cost: list, set"),
+        "prices": (Prices, "what a unit costs: list, set"),
+        "hosts": (Hosts, "machines: list, maintenance, online"),
+        "gpus": (Gpus, "GPUs and who holds them: list, maintenance, available"),
+        "images": (Images, "what can be run: list, set"),
+        "flavors": (Flavors, "presets of resources: list, set"),
+        "environments": (Environments, "what users keep and run: list"),
+        "reconcile": (Reconcile, "compare with what really runs, and repair"),
+    }
+
+    def run(self) -> None:
+        self.print_help()
+        raise Usage("Write a command.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        app = RemoteGPUApp()
+        app.initialize(list(sys.argv[1:] if argv is None else argv))
+        app.start()
+        sys.stdout.flush()
+    except Stop as stop:
+        return _stopped(str(stop), stop.exit_code)
+    except RemoteGPUError as error:
+        return _stopped(" ".join(words.explain(error, "en")) + _cause(error), 1)
+    except SQLAlchemyError as error:
+        return _stopped(f"The database does not answer as it should.{_driver(error)}", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _stopped("Stopped.", 130)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _stopped(sentence: str, code: int) -> int:
+    sys.stderr.write(f"remotegpu: {sentence}\n")
+    return code
+
+
+def _cause(error: BaseException) -> str:
+    cause = error.__cause__
+    return _driver(cause) if isinstance(cause, SQLAlchemyError) else ""
+
+
+def _driver(error: SQLAlchemyError) -> str:
+    """What the database's driver says, without the statement and its values."""
+    said = str(error.orig).strip() if isinstance(error, DBAPIError) else type(error).__name__
+    return f" ({said.splitlines()[0]})" if said else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

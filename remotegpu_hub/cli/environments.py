@@ -1,0 +1,120 @@
+"""`remotegpu environments`: what users keep, and what of it runs."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
+from traitlets import Bool
+
+from .. import words
+from ..domain import environments, prices, users, workspaces
+from ..orm import Allocation, AllocationSlot, AllocationState, Environment
+from ..units import show_bytes, show_thousandths
+from .command import Command, Text, option
+from .tables import Column, Row, iso, short
+
+
+def _run(name: str) -> Any:
+    def cell(row: Row) -> Any:
+        return row["run"][name] if row["run"] else None
+
+    return cell
+
+
+def _resources(row: Row) -> str:
+    gpus = f"{row['gpu_slots']} × {row['gpu_model']}, " if row["gpu_slots"] else ""
+    return f"{gpus}{show_thousandths(row['cpu_millis'])} cores, {show_bytes(row['memory_bytes'])}"
+
+
+def _price(row: Row) -> str | None:
+    run = row["run"]
+    return words.money(run["price_per_hour_micros"], run["currency"], "en") if run else None
+
+
+COLUMNS = [
+    Column("ID", "id", right=True),
+    Column("USER", "user"),
+    Column("SERVER", lambda row: row["server_name"] or "(default)"),
+    Column("NAME", "display_name"),
+    Column("WORKSPACE", "workspace"),
+    Column("RESOURCES", _resources),
+    Column("STATE", "state"),
+    Column("HOST", _run("host")),
+    Column("AN HOUR", _price, right=True),
+    Column("SINCE", lambda row: short(row["run"]["started_at"]) if row["run"] else "-"),
+]
+
+
+def listed(session: Session) -> list[dict[str, Any]]:
+    """Every environment that was not deleted, newest first, each with what it holds now."""
+    held = (selectinload(Allocation.slots).selectinload(AllocationSlot.slot),)
+    runs = {
+        one.environment_id: one
+        for one in session.scalars(select(Allocation).where(Allocation.state != AllocationState.ENDED).options(*held))
+    }
+    currency = prices.currency(session)
+    return [plain(one, runs.get(one.id), currency) for one in environments.all_live(session)]
+
+
+def plain(environment: Environment, run: Allocation | None, currency: str) -> dict[str, Any]:
+    """An environment for programs; `run` is null when it holds nothing."""
+    return {
+        "id": environment.id,
+        "user": environment.user.name,
+        "server_name": environment.server_name,
+        "display_name": environment.display_name,
+        "workspace": environment.workspace.name,
+        "image": environment.image.reference,
+        "flavor": environment.flavor,
+        "gpu_model": environment.gpu_model,
+        "gpu_slots": environment.gpu_slots,
+        "cpu_millis": environment.cpu_millis,
+        "memory_bytes": environment.memory_bytes,
+        "ports": list(environment.ports),
+        "state": environment.state.value,
+        "message": environment.message,
+        "created_at": iso(environment.created_at),
+        "run": None
+        if run is None
+        else {
+            "allocation_id": run.id,
+            "state": run.state.value,
+            "host": run.host.name,
+            "gpus": [held.gpu.uuid for held in run.slots if held.open],
+            "price_per_hour_micros": run.price_per_hour,
+            "currency": currency,
+            "admitted_at": iso(run.admitted_at),
+            "started_at": iso(run.started_at),
+            "seen_at": iso(run.seen_at),
+        },
+    }
+
+
+class EnvironmentsList(Command):
+    name = "list"
+    description = "List the environments, newest first, with what they hold and cost."
+    examples = "remotegpu environments --running\nremotegpu environments list --workspace vision --json"
+    workspace = option(Text(help="Only those of this workspace."), "workspace", "NAME")
+    user = option(Text(help="Only those of this user."), "user", "NAME")
+    running = option(Bool(False, help="Only those that hold something now."), "running")
+
+    def run(self) -> None:
+        with self.transaction(read_only=True) as session:
+            if self.workspace is not None:
+                workspaces.by_name(session, name=self.workspace)
+            if self.user is not None:
+                users.by_name(session, name=self.user)
+            rows = [
+                row
+                for row in listed(session)
+                if self.workspace in (None, row["workspace"])
+                and self.user in (None, row["user"])
+                and (row["run"] is not None or not self.running)
+            ]
+        self.show_rows("environments", rows, COLUMNS, empty="There are no such environments.")
+
+
+class Environments(EnvironmentsList):
+    name = "environments"
+    description = "What users keep, and what of it runs. Without a command: list them."
+    subcommands = {"list": (EnvironmentsList, "list them with what they hold")}  # noqa: RUF012 - traitlets reads it
