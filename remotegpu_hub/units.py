@@ -5,7 +5,7 @@ times seconds. Nothing here knows a table or a clock.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NewType
 from zoneinfo import ZoneInfo
 
@@ -54,6 +54,12 @@ def floor_second(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("times are aware UTC")
     return moment.astimezone(UTC).replace(microsecond=0)
+
+
+def ceil_second(moment: datetime) -> datetime:
+    """The first whole second at or after: a run is billed from here on, so never for a part of a second before it."""
+    whole = floor_second(moment)
+    return whole if moment == whole else whole + timedelta(seconds=1)
 
 
 def seconds_between(start: datetime, end: datetime) -> int:

@@ -21,6 +21,7 @@ class Actor:
 
 
 SYSTEM = Actor("system")
+_append = insert(AuditEntry).inline()
 
 
 def record(
@@ -44,8 +45,8 @@ def record(
         detail["before"] = before
     if after:
         detail["after"] = after
-    session.execute(
-        insert(AuditEntry).inline(),
+    session.connection().execute(
+        _append,
         {
             "at": now,
             "actor": actor.name,

@@ -60,14 +60,12 @@ def status(
     month = month_of(now, time_zone)
     start, end = month_bounds(month, time_zone)
     facts = {"month": month, "epoch": int(now.timestamp()), "month_epoch": int(start.timestamp())}
-    row = session.execute(_status, {"workspace_id": workspace_id, **facts}).first()
+    row = session.connection().execute(_status, {"workspace_id": workspace_id, **facts}).first()
     if row is None:
         return None
     amount, warn, action, spent, unmetered, running = row
     spent_now = int(spent or 0) + int(unmetered) // 3600
-    return BudgetStatus(
-        workspace, month, end, amount, spent_now, int(running), warn, action
-    )
+    return BudgetStatus(workspace, month, end, amount, spent_now, int(running), warn, action)
 
 
 def check(status: BudgetStatus | None, *, price_per_hour: int) -> None:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from ..errors import Conflict, Denied, IllegalMove, Invalid, NotFound, RemoteGPUError
 from ..orm import (
@@ -213,24 +215,32 @@ TRANSITIONS: dict[EnvironmentState, frozenset[EnvironmentState]] = {
 
 def move(environment: Environment, state: EnvironmentState, *, message: str = "") -> None:
     """Change an environment's state by the table. A deleted one stays deleted. Raises: IllegalMove."""
-    before = environment.state
-    if before == EnvironmentState.DELETED:
+    if environment.state == EnvironmentState.DELETED:
         return
-    if state != before and state not in TRANSITIONS[before]:
-        raise IllegalMove("The environment", before.value, state.value)
+    _check_move(environment.state, state)
     environment.state = state
     environment.message = message[:2000]
 
 
-def find(session: Session, *, user_id: int, server_name: str) -> Environment | None:
-    """The live environment that is this server of this user."""
-    return session.scalar(
-        select(Environment).where(
-            Environment.user_id == user_id,
-            Environment.server_name == server_name,
-            Environment.state != EnvironmentState.DELETED,
-        )
+def _check_move(before: EnvironmentState, after: EnvironmentState) -> None:
+    if after != before and after not in TRANSITIONS[before]:
+        raise IllegalMove("The environment", before.value, after.value)
+
+
+_find = (
+    select(Environment)
+    .where(
+        Environment.user_id == bindparam("user_id"),
+        Environment.server_name == bindparam("server_name"),
+        Environment.state != EnvironmentState.DELETED,
     )
+    .execution_options(populate_existing=True)
+)
+
+
+def find(session: Session, *, user_id: int, server_name: str) -> Environment | None:
+    """The live environment that is this server of this user, as it is now."""
+    return session.scalar(_find, {"user_id": user_id, "server_name": server_name})
 
 
 def resolve(
@@ -332,10 +342,8 @@ def _resources(
     )
 
 
-def keep(session: Session, *, user_id: int, server_name: str, wish: Wish, now: datetime) -> Environment:
-    """Write the wish as the environment's kept definition, making the environment when it is new."""
-    environment = find(session, user_id=user_id, server_name=server_name)
-    columns = {
+def _definition(wish: Wish) -> dict[str, Any]:
+    return {
         "display_name": wish.display_name,
         "workspace_id": wish.workspace_id,
         "image_id": wish.image_id,
@@ -346,16 +354,41 @@ def keep(session: Session, *, user_id: int, server_name: str, wish: Wish, now: d
         "memory_bytes": wish.memory_bytes,
         "ports": list(wish.ports),
     }
+
+
+def find_or_make(session: Session, *, user_id: int, server_name: str, wish: Wish, now: datetime) -> Environment:
+    """The live environment that is this server of this user; a new one is made of the wish."""
+    environment = find(session, user_id=user_id, server_name=server_name)
     if environment is None:
         environment = Environment(
             user_id=user_id, server_name=server_name, state=EnvironmentState.STOPPED, message="", created_at=now,
-            **columns,
+            **_definition(wish),
         )  # fmt: skip
         session.add(environment)
-    else:
-        for name, value in columns.items():
-            setattr(environment, name, value)
+        session.flush()
     return environment
+
+
+_WRITTEN = ("display_name", "workspace_id", "image_id", "flavor", "gpu_model", "gpu_slots", "cpu_millis",
+            "memory_bytes", "ports", "state", "message")  # fmt: skip
+_begin = (
+    update(Environment)
+    .where(Environment.id == bindparam("environment_id"))
+    .values({name: bindparam(f"new_{name}") for name in _WRITTEN})
+)
+
+
+def begin_creating(session: Session, *, environment: Environment, wish: Wish) -> None:
+    """Write the wish as the environment's kept definition, and that its creation has begun. Raises: IllegalMove.
+
+    One plain UPDATE: every start makes it, and the session's unit of work costs several times the statement.
+    """
+    _check_move(environment.state, EnvironmentState.CREATING)
+    columns = {**_definition(wish), "state": EnvironmentState.CREATING, "message": ""}
+    values = {f"new_{name}": value for name, value in columns.items()}
+    session.connection().execute(_begin, {"environment_id": environment.id, **values})
+    for name, value in columns.items():
+        set_committed_value(environment, name, value)
 
 
 def rename(session: Session, *, user_id: int, before: str, after: str, actor: Actor, now: datetime) -> None:

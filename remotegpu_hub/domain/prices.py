@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict, Invalid
@@ -62,18 +62,20 @@ def put(
     return row
 
 
+_latest = (
+    select(Price.resource, func.max(Price.effective_from).label("since"))
+    .where(Price.effective_from <= bindparam("now"))
+    .group_by(Price.resource)
+    .subquery()
+)
+_in_force = (Price.resource == _latest.c.resource) & (Price.effective_from == _latest.c.since)
+_rows_in_force = select(Price).join(_latest, _in_force)
+_amounts_in_force = select(Price.resource, Price.unit_price).join(_latest, _in_force)
+
+
 def at(session: Session, *, now: datetime) -> dict[str, Price]:
     """The price of each resource that is in force at an instant."""
-    latest = (
-        select(Price.resource, func.max(Price.effective_from).label("since"))
-        .where(Price.effective_from <= now)
-        .group_by(Price.resource)
-        .subquery()
-    )
-    rows = session.scalars(
-        select(Price).join(latest, and_(Price.resource == latest.c.resource, Price.effective_from == latest.c.since))
-    )
-    return {row.resource: row for row in rows}
+    return {row.resource: row for row in session.scalars(_rows_in_force, {"now": now})}
 
 
 def history(session: Session) -> dict[str, list[Price]]:
@@ -94,9 +96,10 @@ def quantities(held: Resources | Allocation) -> dict[str, int]:
 
 def of(session: Session, *, wanted: Resources, now: datetime) -> tuple[dict[str, int], dict[str, Money]]:
     """Unit prices in force, and what one hour of each part costs. Raises: Invalid for an unpriced resource."""
-    in_force = at(session, now=now)
+    rows = session.connection().execute(_amounts_in_force, {"now": now}).all()
+    in_force = {row.resource: row.unit_price for row in rows}
     parts = quantities(wanted)
-    unit_prices = {name: in_force[name].unit_price for name in parts if name in in_force}
+    unit_prices = {name: in_force[name] for name in parts if name in in_force}
     return unit_prices, hourly(parts, unit_prices)
 
 

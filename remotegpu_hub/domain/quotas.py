@@ -104,7 +104,11 @@ def lock(session: Session, *, user_id: int, workspace_id: int, gpu_model: str | 
 
     Raises: NotFound for who is no member (foreign and unknown look alike), Denied for viewers and closed workspaces.
     """
-    row = session.execute(_lock, {"user_id": user_id, "workspace_id": workspace_id, "model": gpu_model or ""}).first()
+    row = (
+        session.connection()
+        .execute(_lock, {"user_id": user_id, "workspace_id": workspace_id, "model": gpu_model or ""})
+        .first()
+    )
     if row is None or row[1] is not None or row[6] != MemberStatus.ACTIVE:
         raise NotFound("The workspace")
     user_name, _deleted, workspace_name, status, time_zone, role, _member_status, slot_millis = row
@@ -139,7 +143,7 @@ def limits(session: Session, *, user_id: int, workspace_id: int) -> dict[str, Li
     """Read what limits each level, defaults filled in."""
     rows: dict[str, Any] = {}
     models: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in session.execute(_limits, {"user_id": user_id, "workspace_id": workspace_id}):
+    for row in session.connection().execute(_limits, {"user_id": user_id, "workspace_id": workspace_id}):
         rows[row[0].value] = row
         if row[-2] is not None:
             models[row[0].value][row[-2]] = row[-1]
@@ -180,7 +184,8 @@ _held = (
 def held(session: Session, *, user_id: int, workspace_id: int) -> dict[str, Held]:
     """Sum what open allocations hold, by level."""
     result = {level: Held() for level in LEVELS}
-    for mine, here, model, *sums, slots in session.execute(_held, {"user_id": user_id, "workspace_id": workspace_id}):
+    ids = {"user_id": user_id, "workspace_id": workspace_id}
+    for mine, here, model, *sums, slots in session.connection().execute(_held, ids):
         levels = [level for level, counts in (("user", mine), ("workspace", here), ("member", mine and here)) if counts]
         for level in levels:
             for name, value in zip(HELD_AT_ONCE, sums, strict=True):
@@ -190,25 +195,42 @@ def held(session: Session, *, user_id: int, workspace_id: int) -> dict[str, Held
     return result
 
 
-def usage_of(
-    session: Session, *, now: datetime, time_zone: str, user_id: int | None = None, workspace_id: int | None = None
-) -> int:
-    """GPU time of runs in the current month of that zone, in milli-GPU-seconds, up to where each was seen alive."""
-    start, _end = month_bounds(month_of(now, time_zone), time_zone)
-    until = func.coalesce(Allocation.ended_at, Allocation.seen_at, Allocation.started_at)
-    begin = case((Allocation.started_at < start, start), else_=Allocation.started_at)
-    seconds = extract("epoch", until) - extract("epoch", begin)
-    query = select(func.sum(Allocation.gpu_millis * seconds)).where(
-        Allocation.gpu_millis > 0,
-        Allocation.started_at.is_not(None),
-        until > start,
-        or_(Allocation.ended_at.is_(None), Allocation.ended_at > start),
+_until = func.coalesce(Allocation.ended_at, Allocation.seen_at, Allocation.started_at)
+_start: Any = bindparam("start", type_=Allocation.started_at.type)
+_begin = case((Allocation.started_at < _start, _start), else_=Allocation.started_at)
+_gpu_time = func.sum(Allocation.gpu_millis * (extract("epoch", _until) - extract("epoch", _begin)))
+_this_month = (
+    (Allocation.gpu_millis > 0)
+    & Allocation.started_at.is_not(None)
+    & (_until > _start)
+    & or_(Allocation.ended_at.is_(None), Allocation.ended_at > _start)
+)
+_used = (
+    select(_mine, _here, _gpu_time)
+    .where(
+        _this_month,
+        or_(Allocation.user_id == bindparam("user_id"), Allocation.workspace_id == bindparam("workspace_id")),
     )
-    if user_id is not None:
-        query = query.where(Allocation.user_id == user_id)
-    if workspace_id is not None:
-        query = query.where(Allocation.workspace_id == workspace_id)
-    return int(session.scalar(query) or 0)
+    .group_by("mine", "here")
+)
+
+
+def used(session: Session, *, user_id: int, workspace_id: int, time_zone: str, now: datetime) -> dict[str, int]:
+    """GPU time in the current month of that zone, by level, in milli-GPU-seconds, up to where each run was seen."""
+    start, _end = month_bounds(month_of(now, time_zone), time_zone)
+    result = dict.fromkeys(LEVELS, 0)
+    facts = {"user_id": user_id, "workspace_id": workspace_id, "start": start}
+    for mine, here, gpu_time in session.connection().execute(_used, facts):
+        for level, counts in (("user", mine), ("workspace", here), ("member", mine and here)):
+            result[level] += int(gpu_time) if counts else 0
+    return result
+
+
+def usage_of(session: Session, *, now: datetime, time_zone: str, workspace_id: int) -> int:
+    """GPU time of a workspace in the current month of that zone, in milli-GPU-seconds."""
+    start, _end = month_bounds(month_of(now, time_zone), time_zone)
+    query = select(_gpu_time).where(_this_month, Allocation.workspace_id == workspace_id)
+    return int(session.scalar(query, {"start": start}) or 0)
 
 
 @dataclass(frozen=True)
@@ -239,6 +261,16 @@ def measure(session: Session, *, scopes: Scopes, wanted: Resources, now: datetim
         "memory_bytes": wanted.memory_bytes,
         "environments": 1,
     }
+    hours = {level: allowed[level].amounts["gpu_hours"] for level in LEVELS}
+    used_gpu_time = {}
+    if wanted.gpu_millis and min(hours.values()) < UNLIMITED:
+        used_gpu_time = used(
+            session,
+            user_id=scopes.user_id,
+            workspace_id=scopes.workspace_id,
+            time_zone=scopes.time_zone,
+            now=now,
+        )
     result = []
     for level in LEVELS:
         name = scopes.user_name if level == "user" else scopes.workspace_name
@@ -252,16 +284,9 @@ def measure(session: Session, *, scopes: Scopes, wanted: Resources, now: datetim
             if limit < UNLIMITED:
                 already = holding[level].models[wanted.gpu_model]
                 result.append(Measured(level, name, f"gpu:{wanted.gpu_model}", wanted.gpu_slots, already, limit))
-        hours = allowed[level].amounts["gpu_hours"]
-        if hours < UNLIMITED and wanted.gpu_millis:
-            used = usage_of(
-                session,
-                now=now,
-                time_zone=scopes.time_zone,
-                user_id=scopes.user_id if level != "workspace" else None,
-                workspace_id=scopes.workspace_id if level != "user" else None,
-            )
-            result.append(Measured(level, name, "gpu_hours", wanted.gpu_millis * 3600, used, hours * 3_600_000))
+        if hours[level] < UNLIMITED and wanted.gpu_millis:
+            limit = hours[level] * 3_600_000
+            result.append(Measured(level, name, "gpu_hours", wanted.gpu_millis * 3600, used_gpu_time[level], limit))
     return result
 
 

@@ -98,7 +98,13 @@ def test_gaps_are_filled_from_defaults(world: World):
     assert (wish.workspace, wish.flavor, wish.gpu_slots, wish.display_name) == ("lab", "small", 1, "train")
     assert wish.image_reference == IMAGE, "a deprecated image is no default"
     own = world.resolve("bob", Choice(cpu_millis=2000))
-    assert (own.flavor, own.gpu_model, own.gpu_slots, own.cpu_millis, own.memory_bytes) == (None, None, 0, 2000, 2 * GIB)
+    assert (own.flavor, own.gpu_model, own.gpu_slots, own.cpu_millis, own.memory_bytes) == (
+        None,
+        None,
+        0,
+        2000,
+        2 * GIB,
+    )
     assert world.resolve("bob", Choice(gpu_model=A100)).gpu_slots == 1
     assert world.resolve("bob", Choice(flavor="small", gpus=4)).gpu_slots == 1, "a flavor fixes all its numbers"
 
@@ -160,9 +166,7 @@ def test_a_rename_of_the_server_keeps_the_environment(world: World):
     world.end(run.attempt)
     with db.begin(world.engine) as session:
         for before in ("before", "never-started"):
-            environments.rename(
-                session, user_id=run.user_id, before=before, after="after", actor=ADMIN, now=world.now
-            )
+            environments.rename(session, user_id=run.user_id, before=before, after="after", actor=ADMIN, now=world.now)
     assert world.run(server="after").environment_id == run.environment_id
     assert world.audit("environment.rename")[-1].detail == {
         "before": {"server_name": "before"},

@@ -92,9 +92,7 @@ def test_a_gpu_that_cannot_be_used_is_not_given_until_it_is_back(
 
 def test_maintenance_of_a_gpu_survives_a_sync_and_an_error_does_not_end_it_for_ever(world: World):
     with db.begin(world.engine) as session:
-        inventory.set_gpu_status(
-            session, uuid="host-1-GPU-0", status=GpuStatus.MAINTENANCE, actor=ADMIN, now=world.now
-        )
+        inventory.set_gpu_status(session, uuid="host-1-GPU-0", status=GpuStatus.MAINTENANCE, actor=ADMIN, now=world.now)
     world.see(ONE)
     assert gpu_state(world, "host-1-GPU-0")[0] == "maintenance"
     assert world.audit("gpu.status")[-1].detail == {
@@ -108,9 +106,7 @@ def test_maintenance_of_a_gpu_survives_a_sync_and_an_error_does_not_end_it_for_e
         )
         for verb in (
             lambda: inventory.set_gpu_status(session, uuid="x", status=gpu.status, actor=ADMIN, now=world.now),
-            lambda: inventory.set_host_status(
-                session, name="x", status=HostStatus.ONLINE, actor=ADMIN, now=world.now
-            ),
+            lambda: inventory.set_host_status(session, name="x", status=HostStatus.ONLINE, actor=ADMIN, now=world.now),
         ):
             with pytest.raises(NotFound):
                 verb()

@@ -83,7 +83,11 @@ def test_a_new_price_cuts_every_resource_of_the_run_and_only_of_that_run(world: 
     world.end(plain.attempt)
     world.meter()
     gpu = [(f"{r.start:%H:%M}", r.unit_price, r.amount) for r in world.records() if r.resource == f"gpu:{A100}"]
-    assert gpu == [("10:00", 12 * MICROS, 6 * MICROS), ("10:30", 24 * MICROS, 6 * MICROS), ("10:45", 24 * MICROS, 6 * MICROS)]
+    assert gpu == [
+        ("10:00", 12 * MICROS, 6 * MICROS),
+        ("10:30", 24 * MICROS, 6 * MICROS),
+        ("10:45", 24 * MICROS, 6 * MICROS),
+    ]
     mine = [(f"{r.start:%H:%M}", r.amount) for r in world.records() if r.resource == "cpu" and r.subject_id == run.id]
     assert mine == [("10:00", MICROS), ("10:30", MICROS // 2), ("10:45", MICROS)]
     other = [f"{r.start:%H:%M}" for r in world.records() if r.resource == "cpu" and r.subject_id == plain.id]
@@ -123,7 +127,9 @@ def test_months_end_at_midnight_of_the_workspace(world: World, zone: str, cut: s
     }
     with db.begin(world.engine, read_only=True) as session:
         space = workspaces.by_name(session, name="away")
-        totals = [billing.usage_of(session, workspace=space, month=f"2026-{n}", now=world.now).written for n in (11, 12)]
+        totals = [
+            billing.usage_of(session, workspace=space, month=f"2026-{n}", now=world.now).written for n in (11, 12)
+        ]
     assert totals == [row[1] for row in world.read(select(Spend.month, Spend.amount).order_by(Spend.month))]
     world.check()
 
@@ -134,7 +140,7 @@ def test_metering_often_late_or_anew_writes_the_same_rows(world: World):
     often, late, anew = (world.run("bob", server=name, gpus=1, cpu=333, memory=3 * GIB + 7) for name in "abc")
     world.price("cpu", 0.7, at=at("10:20:10"))
     world.price("memory", 0.1, at=at("11:00:00"))
-    while world.now < at("12:47:00"):
+    while world.now < at("12:46:00"):
         world.pass_time(minutes=7)
         world.seen(often, late, anew)
         world.meter(often.id, anew.id)
@@ -154,7 +160,9 @@ def test_metering_often_late_or_anew_writes_the_same_rows(world: World):
         ledgers[one.subject_id].append((one.resource, one.start, one.end, one.quantity, one.price_id, one.amount))
     assert ledgers[often.id] == ledgers[late.id] == ledgers[anew.id]
     seconds = seconds_between(at("09:58:30"), at("12:50:41"))
-    sums = {name: sum(row[3] for row in ledgers[late.id] if row[0] == name) for name in (f"gpu:{A100}", "cpu", "memory")}
+    sums = {
+        name: sum(row[3] for row in ledgers[late.id] if row[0] == name) for name in (f"gpu:{A100}", "cpu", "memory")
+    }
     assert sums == {f"gpu:{A100}": seconds, "cpu": 333 * seconds, "memory": (3 * GIB + 7) * seconds}
     world.check()
 

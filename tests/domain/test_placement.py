@@ -36,9 +36,7 @@ def test_equal_hosts_are_filled_by_the_policy(
     world.check()
 
 
-@pytest.mark.parametrize(
-    ("policy", "spot"), [(LeastLoaded, "host-2"), (Pack, "host-1"), (Spread, "host-1")], ids=lambda one: str(one)
-)
+@pytest.mark.parametrize(("policy", "spot"), [(LeastLoaded, "host-2"), (Pack, "host-1"), (Spread, "host-1")], ids=str)
 def test_policies_differ_where_load_and_number_of_runs_differ(world: World, policy: type[Policy], spot: str):
     """One large run on one host, two tiny ones on the other."""
     tiny = {"server": "tiny", "gpus": 1, "cpu": 1, "memory": 2**26}

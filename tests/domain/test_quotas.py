@@ -54,7 +54,9 @@ def test_each_resource_is_limited_on_each_level(
     }.get(scope, {})
     world.quota(scope, **owners, **{resource: limit})
     assert refused(world, **wanted) == {Breach(level, name, breach[0], breach[1], 0, breach[2])}
-    world.quota(scope, **owners, **{resource: limit + 4_000_000_000_000 if resource == "memory_bytes" else limit + 2000})
+    world.quota(
+        scope, **owners, **{resource: limit + 4_000_000_000_000 if resource == "memory_bytes" else limit + 2000}
+    )
     world.admit("bob", **wanted)
 
 
@@ -167,7 +169,9 @@ def test_gpu_hours_count_up_to_where_each_run_was_seen_and_refuse_at_the_limit(w
     second = world.run(server="second", gpus=1)  # 2 of 3 GPU hours used: any start is still allowed
     world.seen(first, second)
     world.end(first.attempt)
-    assert refused(world, server="third", gpus=1) == {Breach("user", "bob", "gpu_hours", 3_600_000, 13_200_000, 10_800_000)}
+    assert refused(world, server="third", gpus=1) == {
+        Breach("user", "bob", "gpu_hours", 3_600_000, 13_200_000, 10_800_000)
+    }
     world.admit("bob", server="cpu-only")
 
 

@@ -68,7 +68,7 @@ def test_a_life_is_admitted_active_ending_ended(world: World):
     run = world.admit(gpus=1, attempt="a")
     assert states(world, "a") == ("admitted", "creating")
     world.pass_time(seconds=5.7)
-    assert world.activate("a").started_at == run.admitted_at.replace(second=5)
+    assert world.activate("a").started_at == run.admitted_at.replace(second=6), "rounded up: it ran from then on"
     assert states(world, "a") == ("active", "running")
     world.pass_time(minutes=1)
     world.activate("a")
@@ -156,7 +156,15 @@ def test_an_environment_runs_once_at_a_time(world: World, ending: bool):
         (10, 40, 500, 60),
         (10, 10, 5, 10),
     ],
-    ids=["never-active", "never-seen", "last-seen", "told-before-seen", "told", "told-in-the-future", "told-before-start"],
+    ids=[
+        "never-active",
+        "never-seen",
+        "last-seen",
+        "told-before-seen",
+        "told",
+        "told-in-the-future",
+        "told-before-start",
+    ],
 )
 def test_a_run_ends_where_its_end_was_seen_or_where_it_was_last_seen_alive(
     world: World, started: int | None, seen: int | None, told: int | None, ended: int

@@ -29,7 +29,9 @@ class Hub:
             session.flush()
             return int(getattr(result, "id", 0) or 0)
 
-    def add(self, name: str, *, created: str = "2026-01-01", number: int | None = None, groups: Iterable[str] = ()) -> int:
+    def add(
+        self, name: str, *, created: str = "2026-01-01", number: int | None = None, groups: Iterable[str] = ()
+    ) -> int:
         def work(session: Session) -> hub_orm.User:
             user = hub_orm.User(id=number, name=name, created=datetime.fromisoformat(created))
             session.add(user)

@@ -145,7 +145,9 @@ def test_a_linked_workspace_follows_its_group_and_keeps_what_was_given_by_hand(w
     def follow(*names: str) -> dict[str, str]:
         with db.begin(world.engine) as session:
             seen = [
-                HubUser(user.hub_user_id, user.name, user.hub_created, frozenset({"physics"} if user.name in names else ()))
+                HubUser(
+                    user.hub_user_id, user.name, user.hub_created, frozenset({"physics"} if user.name in names else ())
+                )
                 for user in session.scalars(select(User))
             ]
             workspaces.follow_groups(session, hub_users=seen, now=world.now)
