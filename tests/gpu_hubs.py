@@ -434,4 +434,5 @@ configure(c)
     def check(self) -> None:
         """Assert that what is held runs, that what runs is held, and that all sums are right."""
         self.world.check()
-        assert set(self.trees()) == {run.id for run in self.open_runs()}
+        held, lives = {run.id: run.state.value for run in self.open_runs()}, self.trees()
+        assert set(lives) == set(held), f"held {held}, living {lives}\n{self.log_tail()}"

@@ -167,7 +167,8 @@ def repair_and_check(hub: GpuHub, tally: Tally, killed_at: float) -> None:
     held = sum(run.gpu_slots for run in hub.open_runs())
     assert (usable, used) == (GPUS, held)
     ready = {user for user in USERS if hub.model(user).get("ready")}
-    assert {owner(hub, run) for run in hub.open_runs()} == ready, "the hub knows exactly what runs"
+    held = {owner(hub, run): (run.id, run.state.value) for run in hub.open_runs()}
+    assert set(held) == ready, f"the hub knows exactly what runs: {held}\n{hub.log_tail()}"
 
 
 def owner(hub: GpuHub, run: Allocation) -> str:
