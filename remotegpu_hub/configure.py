@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +29,7 @@ from .domain.audit import SYSTEM
 from .domain.placement import POLICIES
 from .errors import RemoteGPUError
 from .hub.local import DemoSpawner, LocalSpawner
-from .hub.wiring import SERVICES, overwritten
+from .hub.wiring import SERVICES, missing_services, overwritten
 from .orm import QUOTA_RESOURCES, Fact
 from .runtime import RUNTIME_VARIABLE, Runtime, Settings, utcnow
 from .units import UNLIMITED, parse_bytes, parse_cores, parse_money
@@ -341,13 +342,13 @@ def _add_templates(c: Any, options: RemoteGPU) -> None:
 
 
 def _check_later(hub: Any) -> None:
-    """Look once the whole file is read: what stands below `configure(c)` may have undone it."""
+    """Look when the hub takes the whole file: what stands below `configure(c)` may have undone it. Its services are
+    looked at as soon as they are known, since without them the hub fails over our role in words of its own."""
 
-    def check() -> None:
-        for sentence in overwritten(hub):
+    def told(problems: list[str]) -> None:
+        for sentence in problems:
             hub.log.error("remotegpu-hub: %s", sentence)
 
-    try:
-        asyncio.get_running_loop().call_soon(check)
-    except RuntimeError:
-        return
+    hub.observe(lambda _change: told(missing_services(hub)), "services")
+    with suppress(RuntimeError):
+        asyncio.get_running_loop().call_soon(lambda: told(overwritten(hub)))

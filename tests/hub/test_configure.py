@@ -1,0 +1,178 @@
+"""`configure(c)` keeps what the operator set before it, refuses what cannot work, and touches nothing when another
+program reads the file."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from traitlets.config import Config
+
+from remotegpu_hub.configure import CUSTOM_SCOPES, configure, database_of
+from remotegpu_hub.hub.local import DemoSpawner, LocalSpawner
+from remotegpu_hub.hub.wiring import SERVICES
+from tests.gpu_hubs import GpuHub
+from tests.hubs import RealHub
+
+IMAGES = {"local:lab": {"display_name": "Lab", "cmd": ["jupyterhub-singleuser"]}}
+
+
+@pytest.fixture
+def c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.chdir(tmp_path)
+    config = Config()
+    config.RemoteGPU.images = dict(IMAGES)
+    config.RemoteGPU.insecure_demo = True
+    return config
+
+
+def names(services: Any) -> list[str]:
+    return [one["name"] for one in (services if isinstance(services, list) else services._extend)]
+
+
+def test_a_bare_configuration_gets_spawner_services_roles_and_scopes(c: Config) -> None:
+    configure(c)
+    assert c.JupyterHub.spawner_class is DemoSpawner
+    assert set(SERVICES) <= set(names(c.JupyterHub.services))
+    assert set(CUSTOM_SCOPES) <= set(c.JupyterHub.custom_scopes)
+    assert c.JupyterHub.allow_named_servers is True
+    assert os.listdir() == [], "nothing is written where no hub runs"
+
+
+def test_without_the_demo_flag_everybody_is_a_system_user(c: Config) -> None:
+    c.RemoteGPU.insecure_demo = False
+    configure(c)
+    assert c.JupyterHub.spawner_class is LocalSpawner
+
+
+def test_what_stands_above_is_kept(c: Config) -> None:
+    def hook(_spawner: Any) -> None: ...
+
+    c.Spawner.pre_spawn_hook = hook
+    c.Spawner.server_token_scopes = ["users:activity!user", "read:users!user"]
+    c.JupyterHub.base_url = "/deep/"
+    c.JupyterHub.allow_named_servers = False
+    c.JupyterHub.services = [{"name": "culler", "admin": True}]
+    c.JupyterHub.load_roles = [{"name": "user", "scopes": ["self"]}, {"name": "culler", "services": ["culler"]}]
+    c.JupyterHub.custom_scopes = {"custom:mine:read": {"description": "mine"}}
+    c.JupyterHub.template_vars = {"announcement": "hello"}
+    c.JupyterHub.template_paths = ["/operators/own"]
+    configure(c)
+    assert c.Spawner.pre_spawn_hook is hook
+    assert "read:users!user" in c.Spawner.server_token_scopes
+    assert c.JupyterHub.base_url == "/deep/"
+    assert c.JupyterHub.allow_named_servers is False
+    assert names(c.JupyterHub.services) == ["culler", *SERVICES]
+    roles = {role["name"]: role for role in c.JupyterHub.load_roles}
+    assert set(roles) == {"user", "culler", "remotegpu-services"}
+    assert {"self", "access:services!service=workspaces"} <= set(roles["user"]["scopes"])
+    assert {"custom:mine:read", *CUSTOM_SCOPES} == set(c.JupyterHub.custom_scopes)
+    assert c.JupyterHub.template_vars["announcement"] == "hello"
+    assert c.JupyterHub.template_paths[0] == "/operators/own"
+
+
+def test_lazily_appended_values_are_kept_too(c: Config) -> None:
+    c.JupyterHub.services.append({"name": "culler"})
+    c.JupyterHub.load_roles.append({"name": "culler", "services": ["culler"]})
+    c.JupyterHub.extra_user_scopes.update({"list:services"})
+    configure(c)
+    loaded = c.JupyterHub
+    assert names(loaded.services) == ["culler", *SERVICES]
+    assert "list:services" in loaded.extra_user_scopes._update
+
+
+@pytest.mark.parametrize(
+    ("given", "line", "expected"),
+    [
+        (None, None, "sqlite:///{cwd}/jupyterhub.sqlite"),
+        ("sqlite:///other.sqlite", None, "sqlite:///{cwd}/other.sqlite"),
+        ("postgresql://u:p@h/d", None, "postgresql+psycopg://u:p@h/d"),
+        ("sqlite:///other.sqlite", "postgresql://u@h/line", "postgresql+psycopg://u@h/line"),
+    ],
+    ids=["the hub's default", "the file's", "psycopg 3", "the command line wins"],
+)
+def test_our_tables_go_where_the_hubs_go(c: Config, given: str | None, line: str | None, expected: str) -> None:
+    if given:
+        c.JupyterHub.db_url = given
+    c.JupyterHub.db_kwargs = {"pool_size": 3}
+    hub = SimpleNamespace(cli_config=Config({"JupyterHub": {"db_url": line}} if line else {}))
+    assert database_of(c, hub) == (expected.format(cwd=Path.cwd()), {"pool_size": 3})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "word"),
+    [
+        ("KubeSpawner", "profile_list", [{"display_name": "x"}], "profile_list"),
+        ("RemoteGPU", "images", {}, "images"),
+        ("RemoteGPU", "images", {"lab": {"cmd": ["x"]}}, "local:"),
+        ("RemoteGPU", "images", {"local:lab": {}}, "cmd"),
+        ("RemoteGPU", "port_ranges", {"ssh": (40000, 30000)}, "port range"),
+        ("RemoteGPU", "port_ranges", {"ssh": (1, 70000)}, "port range"),
+        ("RemoteGPU", "personal_quota", {"gpu": 1}, "personal_quota"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(c: Config, section: str, name: str, value: Any, word: str) -> None:
+    c[section][name] = value
+    with pytest.raises(SystemExit) as refused:
+        configure(c)
+    sentence = str(refused.value)
+    assert sentence.startswith("remotegpu-hub: ")
+    assert word in sentence
+    assert "\n" not in sentence
+
+
+def test_another_program_that_reads_the_file_changes_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "jupyterhub_config.py"
+    config.write_text(
+        "from remotegpu_hub.configure import configure\nc = get_config()\n"
+        f"c.RemoteGPU.insecure_demo = True\nc.RemoteGPU.images = {IMAGES!r}\nconfigure(c)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyterhub", "--generate-config", "-f", "new_config.py"], cwd=tmp_path,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loaded = subprocess.run(
+        [sys.executable, "-c", "from traitlets.config import PyFileConfigLoader as L; L('jupyterhub_config.py', '.')"
+         ".load_config()"], cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert loaded.returncode == 0, loaded.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"jupyterhub_config.py", "new_config.py"}
+
+
+def test_services_that_were_overwritten_are_told_at_start_and_nothing_starts(tmp_path: Path) -> None:
+    """A hub without our services: `GpuHub` would wait for their ticks."""
+    ours = f"""
+from remotegpu_hub.configure import configure
+c.RemoteGPU.insecure_demo = True
+c.RemoteGPU.images = {IMAGES!r}
+configure(c)
+c.JupyterHub.services = [one for one in c.JupyterHub.services if one["name"] not in {SERVICES!r}]
+c.JupyterHub.load_roles = []
+"""
+    with RealHub(tmp_path, ours) as hub:
+        assert "the service workspaces is gone" in hub.log_text()
+        hub.api("POST", "users/alice")
+        answer = hub.api("POST", "users/alice/server")
+        assert answer.status_code == 503, answer.text
+        assert "configure(c)" in answer.json()["message"]
+
+
+def test_the_runtime_file_is_for_its_user_alone_and_the_password_is_nowhere_else(tmp_path: Path, pg_url: str) -> None:
+    password = pg_url.split("://", 1)[1].rsplit("@", 1)[0].split(":", 1)[1]
+    with GpuHub(tmp_path, db_url=pg_url) as hub:
+        assert stat.S_IMODE(hub.runtime_file.stat().st_mode) == 0o600
+        assert password not in hub.log_text()
+        for service in SERVICES:
+            pid = hub.service_pid(service)
+            for name in ("environ", "cmdline"):
+                assert password.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+        from sqlalchemy import text
+
+        with hub.engine.connect() as connection:
+            rows = connection.execute(text("SELECT * FROM services")).all()
+        assert password not in repr(rows)
