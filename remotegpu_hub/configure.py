@@ -8,13 +8,11 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
 from jupyterhub.app import JupyterHub
 from traitlets import Bool, Dict, Enum, Integer, List, Unicode
 from traitlets.config import Config, Configurable
@@ -187,7 +185,8 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
     return Settings(
         db_url=url,
         db_kwargs=kwargs,
-        hub_started_at=datetime.fromtimestamp(psutil.Process().create_time(), UTC).isoformat(),
+        hub_started_at=utcnow().isoformat(),
+        hub_process=processes.mark_of(os.getpid()),
         insecure_demo=options.insecure_demo,
         currency=options.currency,
         policy=options.policy,

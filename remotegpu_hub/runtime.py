@@ -33,7 +33,10 @@ class Settings:
     hub_id: str = ""
     """Tells this hub's processes and pods from those of another hub on the same machine or cluster."""
     hub_started_at: str = ""
-    """When the hub's process began, ISO 8601: a start from before it cannot be on its way any more."""
+    """When the hub's process read its configuration, ISO 8601: a start from before cannot be on its way any more. The
+    kernel's time of the process itself is rounded to a second, too coarse to part it from the hub before."""
+    hub_process: str = ""
+    """Mark of the hub's process: a service whose parent is another one must not answer."""
     insecure_demo: bool = False
     currency: str = "USD"
     policy: str = "least-loaded"

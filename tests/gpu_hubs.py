@@ -189,14 +189,14 @@ c.LocalSpawner.clear_grace_seconds = 0.3
 
 @dataclass(frozen=True)
 class Life:
-    """What one run's main process wrote of itself."""
+    """What one run's processes wrote of themselves."""
 
     env: dict[str, str]
     pid: int
     uid: int
     began: float
     ended: float
-    """Its last beat, at most 0.1 s before its end; seconds since 1970."""
+    """The last beat of the server or its child, at most 0.1 s before the end of both; seconds since 1970."""
 
     @property
     def seconds(self) -> float:
@@ -384,10 +384,11 @@ configure(c)
         path = self.runs / f"{allocation_id}.json"
         self.until(path.exists, f"run {allocation_id} wrote what it was given")
         said = json.loads(path.read_text())
-        beats = self.runs / f"{allocation_id}.beats"
-        lines = beats.read_text().splitlines() if beats.exists() else []
-        times = [float(line) for line in lines if line] or [0.0]
-        return Life(said["env"], said["pid"], said["uid"], times[0], times[-1])
+        times = []
+        for kind in ("beats", "child"):
+            path = self.runs / f"{allocation_id}.{kind}"
+            times += [float(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return Life(said["env"], said["pid"], said["uid"], min(times, default=0.0), max(times, default=0.0))
 
     def trees(self) -> dict[int, frozenset[processes.Process]]:
         """Living processes of this hub's runs."""
@@ -434,5 +435,4 @@ configure(c)
     def check(self) -> None:
         """Assert that what is held runs, that what runs is held, and that all sums are right."""
         self.world.check()
-        held, lives = {run.id: run.state.value for run in self.open_runs()}, self.trees()
-        assert set(lives) == set(held), f"held {held}, living {lives}\n{self.log_tail()}"
+        self.until(lambda: set(self.trees()) == {run.id for run in self.open_runs()}, "what lives is held", seconds=10)

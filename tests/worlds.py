@@ -7,15 +7,15 @@ Everything a `World` returns was committed and is detached; its methods take nam
 """
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import Barrier
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import joinedload, selectinload
 
 from remotegpu_hub import observed
 from remotegpu_hub.db import begin
@@ -42,20 +42,18 @@ from remotegpu_hub.orm import (
     BillingRecord,
     BudgetAction,
     EndReason,
-    Gpu,
     GpuSlot,
     Host,
     HostModel,
-    HostStatus,
-    PortMapping,
     QuotaScope,
     RecordKind,
     Role,
-    Spend,
     User,
     Workspace,
 )
 from remotegpu_hub.units import GIB, MICROS, UNLIMITED, WHOLE_GPU, Money
+
+from . import sums
 
 A100 = "A100-80GB"
 ADMIN = Actor("admin", request_id="r-1", address="192.0.2.7")
@@ -260,57 +258,6 @@ class World:
         with begin(self.engine) as session:
             inventory.sync(session, hosts=machines, now=self.now, pool=pool)
 
-    def fill_hosts(self, count: int, *, gpus_each: int = 8, model: str = A100, pool: str = "many") -> None:
-        """Make many equal hosts at once, as if each had been synced: for benchmarks."""
-        with begin(self.engine) as session:
-            made = session.scalars(
-                insert(Host).returning(Host.id),
-                [
-                    {
-                        "name": f"{pool}-{number:05}",
-                        "pool": pool,
-                        "address": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",
-                        "status": HostStatus.ONLINE,
-                        "simulated": True,
-                        "cpu_millis": HOST_CPU_MILLIS,
-                        "memory_bytes": HOST_MEMORY_BYTES,
-                        "gpu_millis": gpus_each * WHOLE_GPU,
-                        "last_seen_at": self.now,
-                    }
-                    for number in range(count)
-                ],
-            ).all()
-            if not gpus_each:
-                return
-            devices = session.execute(
-                insert(Gpu).returning(Gpu.id, Gpu.host_id),
-                [
-                    {
-                        "host_id": host_id,
-                        "index": index,
-                        "uuid": f"GPU-{host_id}-{index}",
-                        "model": model,
-                        "memory_mib": 81920,
-                    }
-                    for host_id in made
-                    for index in range(gpus_each)
-                ],
-            ).all()
-            session.execute(
-                insert(GpuSlot),
-                [
-                    {"gpu_id": gpu_id, "host_id": host_id, "ordinal": 0, "model": model, "gpu_millis": WHOLE_GPU}
-                    for gpu_id, host_id in devices
-                ],
-            )
-            session.execute(
-                insert(HostModel),
-                [
-                    {"host_id": host_id, "model": model, "gpu_millis": WHOLE_GPU, "usable": gpus_each, "used": 0}
-                    for host_id in made
-                ],
-            )
-
     # the life of a run
 
     def resolve(self, user: str, choice: Choice, *, server: str = "") -> Wish:
@@ -471,59 +418,4 @@ class World:
         self.recount()
         assert self.counters() == before
         with begin(self.engine, read_only=True) as session:
-            _check_slots(session)
-            _check_ports(session)
-            _check_spend(session)
-
-
-def _check_slots(session: Session) -> None:
-    taken = session.execute(
-        select(AllocationSlot.slot_id, func.count()).where(AllocationSlot.open).group_by(AllocationSlot.slot_id)
-    ).all()
-    assert all(holders == 1 for _slot, holders in taken)
-    held = dict(
-        session.execute(
-            select(AllocationSlot.allocation_id, func.count())
-            .where(AllocationSlot.open)
-            .group_by(AllocationSlot.allocation_id)
-        )
-        .tuples()
-        .all()
-    )
-    promised = {
-        run.id: run.gpu_slots
-        for run in session.scalars(select(Allocation).where(Allocation.state != AllocationState.ENDED))
-        if run.gpu_slots
-    }
-    assert held == promised
-    models: Iterable[tuple[str | None, str, int, int]] = (
-        session.execute(
-            select(Allocation.gpu_model, GpuSlot.model, Allocation.host_id, GpuSlot.host_id)
-            .join(AllocationSlot, AllocationSlot.allocation_id == Allocation.id)
-            .join(GpuSlot, GpuSlot.id == AllocationSlot.slot_id)
-        )
-        .tuples()
-        .all()
-    )
-    assert all(wanted == got and where == there for wanted, got, where, there in models)
-
-
-def _check_ports(session: Session) -> None:
-    closed = select(func.count()).select_from(PortMapping).join(Allocation, Allocation.id == PortMapping.allocation_id)
-    assert session.scalar(closed.where(PortMapping.open, Allocation.state == AllocationState.ENDED)) == 0
-
-
-def _check_spend(session: Session) -> None:
-    written = dict(
-        session.execute(
-            select(BillingRecord.workspace_id, func.sum(BillingRecord.amount)).group_by(BillingRecord.workspace_id)
-        )
-        .tuples()
-        .all()
-    )
-    spent = dict(
-        session.execute(select(Spend.workspace_id, func.sum(Spend.amount)).group_by(Spend.workspace_id)).tuples().all()
-    )
-    assert {key: int(value) for key, value in written.items() if value} == {
-        key: int(value) for key, value in spent.items() if value
-    }
+            sums.check(session)

@@ -205,25 +205,19 @@ _this_month = (
     & (_until > _start)
     & or_(Allocation.ended_at.is_(None), Allocation.ended_at > _start)
 )
-_used = (
-    select(_mine, _here, _gpu_time)
-    .where(
-        _this_month,
-        or_(Allocation.user_id == bindparam("user_id"), Allocation.workspace_id == bindparam("workspace_id")),
-    )
-    .group_by("mine", "here")
-)
+_of_user = Allocation.user_id == bindparam("user_id")
+_of_workspace = Allocation.workspace_id == bindparam("workspace_id")
+_used = select(
+    _gpu_time.filter(_of_user), _gpu_time.filter(_of_workspace), _gpu_time.filter(_of_user & _of_workspace)
+).where(_this_month, _of_user | _of_workspace)
 
 
 def used(session: Session, *, user_id: int, workspace_id: int, time_zone: str, now: datetime) -> dict[str, int]:
     """GPU time in the current month of that zone, by level, in milli-GPU-seconds, up to where each run was seen."""
     start, _end = month_bounds(month_of(now, time_zone), time_zone)
-    result = dict.fromkeys(LEVELS, 0)
     facts = {"user_id": user_id, "workspace_id": workspace_id, "start": start}
-    for mine, here, gpu_time in session.connection().execute(_used, facts):
-        for level, counts in (("user", mine), ("workspace", here), ("member", mine and here)):
-            result[level] += int(gpu_time) if counts else 0
-    return result
+    sums = session.connection().execute(_used, facts).one()
+    return {level: int(gpu_time or 0) for level, gpu_time in zip(LEVELS, sums, strict=True)}
 
 
 def usage_of(session: Session, *, now: datetime, time_zone: str, workspace_id: int) -> int:

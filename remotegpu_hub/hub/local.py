@@ -45,6 +45,10 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
             self.runtime.submit(cgroups.create, name, held.cpu_millis, held.memory_bytes)
         )
 
+    def knows(self, image: str) -> bool:
+        """The catalogue keeps an image whose command left the configuration."""
+        return image in self.runtime.settings.images
+
     @property
     def enforced(self) -> bool:  # type: ignore[override]
         return _cgroups_work()

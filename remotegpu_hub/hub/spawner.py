@@ -24,7 +24,7 @@ from ..domain import allocations, environments, users, workspaces
 from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
-from ..errors import Abandoned, Conflict, RemoteGPUError, Unavailable
+from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, Unavailable
 from ..orm import Allocation, EndReason, User
 from ..runtime import Runtime, utcnow
 from . import form
@@ -135,6 +135,10 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         """Outside ports that something else was seen to use."""
         return frozenset()
 
+    def knows(self, image: str) -> bool:
+        """Whether this image of the catalogue can be run here now."""
+        return True
+
     same_inside = False
     """Processes listen on the outside port itself."""
     enforced = False
@@ -226,6 +230,8 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             wish = environments.resolve(
                 session, user=user, server_name=caller.server_name, choice=choice, rules=runtime.rules, kept=kept
             )
+            if not self.knows(wish.image_reference):
+                raise NotFound("The image")
             allocation = allocations.admit(
                 session, user=user, server_name=caller.server_name, wish=wish, attempt=attempt, rules=runtime.rules,
                 actor=caller.actor, now=now, busy_ports=busy, same_inside=self.same_inside,

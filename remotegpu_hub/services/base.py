@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from tornado.web import Application, HTTPError, RequestHandler
 
 from .. import words
+from ..clients import processes
 from ..db import begin
 from ..domain import users
 from ..errors import Denied, NotFound, RemoteGPUError
@@ -133,11 +134,14 @@ class Unknown(Handler):
         raise NotFound("This page")
 
 
-def die_with_parent() -> None:
-    """End this process when the hub's process ends, by whatever death: an old service must not answer for a new hub."""
-    parent = os.getppid()
+def die_with_parent(hub_process: str) -> None:
+    """End this process when the hub's process ends, by whatever death: an old service must not answer for a new hub.
+
+    Raises: SystemExit when that process, told by its mark, is not the parent (any more).
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent or parent == 1:
+    hub = processes.parse_mark(hub_process)
+    if hub is None or hub.pid != os.getppid() or not processes.alive(hub):
         sys.exit("the hub's process is gone")
 
 
@@ -158,11 +162,11 @@ def run(
     ticks: Callable[[Runtime], list[Awaitable[None]]],
 ) -> None:
     """Serve the routes and run the ticks until the hub's process ends or asks us to."""
-    die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="[%(levelname)1.1s %(asctime)s %(name)s] %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     path = os.environ[RUNTIME_VARIABLE]
     runtime = Runtime.read(path)
+    die_with_parent(runtime.settings.hub_process)
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)1.1s %(asctime)s %(name)s] %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     end_older_copy(Path(f"{path}.{os.environ['JUPYTERHUB_SERVICE_NAME']}.pid"), module)
     asyncio.run(_serve(runtime, routes, ticks))
 

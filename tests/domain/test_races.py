@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import pytest
@@ -44,7 +44,9 @@ def end_all(world: World) -> None:
 
 
 @prove(50, 3)
-def test_sixty_four_starts_for_sixteen_gpus_and_a_quota_of_ten(world: World, rounds: int):
+def test_sixty_four_starts_for_sixteen_gpus_and_a_quota_of_ten(
+    world: World, rounds: int, record_property: Callable[[str, object], None]
+):
     world.quota(QuotaScope.WORKSPACE, workspace="lab", gpu_millis=10_000)
     world.crowd(THREADS, workspace="lab")
     starts = [world.prepare(f"user-{number}", gpus=1) for number in range(THREADS)]
@@ -56,9 +58,11 @@ def test_sixty_four_starts_for_sixteen_gpus_and_a_quota_of_ten(world: World, rou
         end_all(world)
         world.check()
     assert sum(world.counters()[f"host-{number} {A100}"][1] for number in (1, 2)) == 0
+    record_property("rounds of 64", rounds)
+    record_property("admitted in each", 10)
 
 
-@prove(50, 2)
+@prove(50, 1)
 def test_starts_of_many_workspaces_take_every_gpu_and_not_one_more(world: World, rounds: int):
     """Without a common lock above them, all contend for the hosts themselves; sizes and policies differ."""
     world.see(*(host(f"host-{number}", 2) for number in range(1, 9)))
@@ -133,7 +137,7 @@ def test_two_starts_of_one_environment_give_one_run(world: World, rounds: int):
     world.check()
 
 
-@prove(20, 2)
+@prove(20, 1)
 def test_no_port_is_given_twice_and_a_full_range_refuses_the_rest(world: World, rounds: int):
     world.see(*(host(f"host-{number}", 0) for number in range(1, 5)))
     world.crowd(30)
@@ -148,7 +152,7 @@ def test_no_port_is_given_twice_and_a_full_range_refuses_the_rest(world: World, 
         end_all(world)
 
 
-@prove(30, 3)
+@prove(30, 2)
 def test_two_meters_write_each_slice_once(world: World, rounds: int):
     for name in ("left", "right"):
         world.workspace(name, owner="alice")
@@ -171,7 +175,7 @@ def test_two_meters_write_each_slice_once(world: World, rounds: int):
         assert seconds == 4 * 7980 * (1 + 2**30)
 
 
-@prove(30, 3)
+@prove(30, 1)
 def test_members_change_while_they_start_without_a_deadlock(world: World, rounds: int):
     def promote(role: Role) -> None:
         with db.begin(world.engine) as session:
@@ -253,7 +257,7 @@ def test_two_ends_of_one_run_are_one_end(world: World):
     world.check()
 
 
-@prove(20, 3)
+@prove(20, 2)
 def test_sightings_and_metering_at_once_do_not_wait_for_each_other_in_a_circle(world: World, rounds: int):
     runs = [world.run("bob", server=f"s-{number}", cpu=1, memory=2**26) for number in range(20)]
     for _ in range(rounds):

@@ -52,8 +52,10 @@ def test_a_data_scientist_starts_a_gpu_notebook_and_sees_her_gpu_in_it(demo: Dem
     assert len(held) == 1
     page.locator(".jp-LauncherCard[title^='Python 3']").first.click(timeout=READY_MS)
     cell = page.locator(".jp-NotebookPanel .jp-Cell .cm-content").first
+    expect(page.get_by_text("(ipykernel) | Idle")).to_be_visible(timeout=READY_MS)
     cell.click(timeout=READY_MS)
     page.keyboard.type("import os; print('held:', os.environ['CUDA_VISIBLE_DEVICES'])")
+    expect(cell).to_contain_text("CUDA_VISIBLE_DEVICES")
     page.keyboard.press("Shift+Enter")
     output = page.locator(".jp-OutputArea-output", has_text="held:")
     expect(output.first).to_contain_text(held[0][0], timeout=READY_MS)

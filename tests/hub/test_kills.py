@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import select
 
 from remotegpu_hub import workers
-from remotegpu_hub.orm import Allocation, EndReason, HostModel
+from remotegpu_hub.orm import AllocationState, EndReason, HostModel
 from tests.gpu_hubs import A100, GPUS, GpuHub
 
 USERS = ("alice", "bob", "carol", "dave")
@@ -44,6 +44,8 @@ class Tally:
     billed_seconds: int = 0
     ran_seconds: float = 0.0
     most_unbilled_seconds: float = 0.0
+    cut_short: set[int] = field(default_factory=set)
+    """Runs whose end had begun and was finished by the reconciler."""
 
 
 class Busy:
@@ -70,7 +72,7 @@ class Busy:
             wish |= {"gpu_model": A100 if count else "", "gpus": count}
             with suppress(httpx.HTTPError):
                 self.hub.ask(user, wish)
-            self._pause(chance.uniform(0, 2.5))
+            self._pause(chance.choice([0.0, chance.uniform(0, 0.5), chance.uniform(0, 3)]))
             if self.going.is_set():
                 with suppress(httpx.HTTPError):
                     self.hub.api("DELETE", self.hub.path(user))
@@ -96,6 +98,16 @@ class Busy:
         self.going.clear()
         for idle in self.idle:
             assert idle.wait(60)
+
+
+def wait_for_a_moment(hub: GpuHub, chance: random.Random) -> None:
+    """Some time, then until a run is on its way, or is ending, or runs, and then a little more."""
+    time.sleep(chance.uniform(0.2, 1.5))
+    wanted = chance.choice(list(AllocationState)[:3])
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline and not any(run.state == wanted for run in hub.open_runs()):
+        time.sleep(0.002)
+    time.sleep(chance.choice([0.0, chance.uniform(0, 0.02), chance.uniform(0, 0.3)]))
 
 
 def kill_everything_of_ours(hub: GpuHub, chance: random.Random) -> None:
@@ -140,12 +152,13 @@ def test_killed_at_any_moment_nothing_leaks_and_nobody_pays_for_what_did_not_run
         with Busy(hub, SEED) as users:
             for _ in range(kills):
                 users.going.set()
-                time.sleep(chance.uniform(0.3, 3.0))
+                wait_for_a_moment(hub, chance)
                 kill_everything_of_ours(hub, chance)
                 killed_at = time.monotonic()
                 users.going.clear()
                 tally.kills += 1
                 tally.interrupted.update(run.state.value for run in hub.open_runs())
+                tally.cut_short |= {run.id for run in hub.open_runs() if run.state == AllocationState.ENDING}
                 users.rest()
                 hub.start()
                 repair_and_check(hub, tally, killed_at)
@@ -153,6 +166,7 @@ def test_killed_at_any_moment_nothing_leaks_and_nobody_pays_for_what_did_not_run
         hub.check()
         assert hub.used() == (0, 0)
         check_ledger(hub, tally)
+        tally.repairs.update(entry.detail["fault"] for entry in hub.world.audit("allocation.repair"))
     report(tally, record_property)
 
 
@@ -160,19 +174,17 @@ def repair_and_check(hub: GpuHub, tally: Tally, killed_at: float) -> None:
     """One reconcile after everything is older than the facts, then nothing may be wrong any more."""
     time.sleep(max(0.0, killed_at + SETTLED_SECONDS - time.monotonic()))
     hub.until(lambda: not any(hub.model(user).get("pending") for user in USERS), "the hub waits for nothing")
-    tally.repairs.update(repair.fault.value for repair in hub.reconcile())
+    hub.reconcile()
     hub.check()
     assert hub.reconcile() == []
     (usable, used) = hub.world.read(select(HostModel.usable, HostModel.used))[0]
     held = sum(run.gpu_slots for run in hub.open_runs())
     assert (usable, used) == (GPUS, held)
-    ready = {user for user in USERS if hub.model(user).get("ready")}
-    held = {owner(hub, run): (run.id, run.state.value) for run in hub.open_runs()}
-    assert set(held) == ready, f"the hub knows exactly what runs: {held}\n{hub.log_tail()}"
-
-
-def owner(hub: GpuHub, run: Allocation) -> str:
-    return next(user for user in USERS if any(one.id == run.id for one in hub.held_by(user)))
+    hub.until(
+        lambda: all(bool(hub.model(user).get("ready")) == bool(hub.held_by(user)) for user in USERS),
+        "the hub knows exactly what runs",
+        seconds=10,
+    )
 
 
 def check_ledger(hub: GpuHub, tally: Tally) -> None:
@@ -201,12 +213,12 @@ def check_ledger(hub: GpuHub, tally: Tally) -> None:
             told = f"run {run.id} of {life.seconds:.2f} s, {run.end_reason}, is billed {billed[run.id]} s"
             assert unbilled > -0.3, told  # the last of the beats, 0.1 s apart, is a little before the end
             assert unbilled <= workers.TICK_SECONDS + 1, told
-            if run.end_reason == EndReason.USER and run.started_at is not None:
+            if run.end_reason == EndReason.USER and run.started_at is not None and run.id not in tally.cut_short:
                 assert unbilled <= 5, told  # stopped under the hub's eyes: the end is what it saw itself
 
 
 def report(tally: Tally, record_property: Any) -> None:
-    line = {"test": "kills", **vars(tally), "interrupted": dict(tally.interrupted),
+    line = {"test": "kills", **vars(tally), "cut_short": len(tally.cut_short), "interrupted": dict(tally.interrupted),
             "repairs": dict(tally.repairs), "ran_seconds": round(tally.ran_seconds, 1),
             "most_unbilled_seconds": round(tally.most_unbilled_seconds, 2)}  # fmt: skip
     for name, value in line.items():

@@ -1,0 +1,48 @@
+"""The benchmarks run and print what they are for. Their times are never asserted: they depend on the machine."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import postgres as pg
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+NUMBER = r"[+-]?\d+(?:\.\d+)?"
+
+
+def run(name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / name), "--quick"], capture_output=True, text=True, timeout=300, cwd=FOLDER
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_admission_compares_us_with_bare_drivers_on_both_databases(postgres: pg.Postgres):
+    said = run("admission.py")
+    rows = re.findall(rf"^ +\d+ +\d+ +(?:{NUMBER}/s .*?ms ?)+ +({NUMBER})", said, re.MULTILINE)
+    assert len(rows) == 4, said
+    assert all(float(ratio) > 0 for ratio in rows)
+    for sentence in ("floor 300/s", "of bare psycopg", "cost at 40 hosts", "longest write lock, at most 20 ms"):
+        assert re.search(rf"{sentence}.*(pass|FAIL)", said), said
+
+
+def test_spawn_compares_us_with_the_plain_spawner():
+    said = run("spawn.py")
+    for pattern in (
+        rf"paired median difference {NUMBER} %, 95 % interval {NUMBER} to {NUMBER} %",
+        rf"admission .*: median {NUMBER} ms",
+        rf"in frames of our code: longest {NUMBER} ms .*(pass|FAIL)",
+        rf"everything on the loop, plain: longest {NUMBER} ms, total {NUMBER} ms",
+        rf"ours: .*{NUMBER} MiB per 1,000 running and idle",
+    ):
+        assert re.search(pattern, said), said
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in FOLDER.glob("[a-z]*.py")))
+def test_every_benchmark_says_what_it_measures(file: str):
+    helped = subprocess.run([sys.executable, str(FOLDER / file), "--help"], capture_output=True, text=True)
+    assert "--quick" in helped.stdout
