@@ -5,14 +5,22 @@ from collections.abc import Iterable
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from remotegpu_hub.orm import Allocation, AllocationSlot, AllocationState, BillingRecord, GpuSlot, PortMapping, Spend
+from remotegpu_hub.orm import (
+    Allocation,
+    AllocationSlot,
+    AllocationState,
+    BillingRecord,
+    GpuSlot,
+    MemberMonth,
+    PortMapping,
+)
 
 
 def check(session: Session) -> None:
     """Assert it, for slots, ports and the ledger. Hosts are compared by `World.check`, which counts them anew."""
     _check_slots(session)
     _check_ports(session)
-    _check_spend(session)
+    _check_months(session)
 
 
 def _check_slots(session: Session) -> None:
@@ -52,17 +60,16 @@ def _check_ports(session: Session) -> None:
     assert session.scalar(closed.where(PortMapping.open, Allocation.state == AllocationState.ENDED)) == 0
 
 
-def _check_spend(session: Session) -> None:
-    written = dict(
-        session.execute(
-            select(BillingRecord.workspace_id, func.sum(BillingRecord.amount)).group_by(BillingRecord.workspace_id)
-        )
-        .tuples()
-        .all()
-    )
-    spent = dict(
-        session.execute(select(Spend.workspace_id, func.sum(Spend.amount)).group_by(Spend.workspace_id)).tuples().all()
-    )
-    assert {key: int(value) for key, value in written.items() if value} == {
-        key: int(value) for key, value in spent.items() if value
-    }
+def _check_months(session: Session) -> None:
+    written = dict.fromkeys(session.scalars(select(BillingRecord.workspace_id)), (0, 0))
+    for one, run in session.execute(
+        select(BillingRecord, Allocation).join(Allocation, Allocation.id == BillingRecord.subject_id)
+    ):
+        amount, gpu_time = written[one.workspace_id]
+        share = run.gpu_millis // run.gpu_slots if one.resource.startswith("gpu:") else 0
+        written[one.workspace_id] = amount + one.amount, gpu_time + one.quantity * share
+    months = (
+        select(MemberMonth.workspace_id, func.sum(MemberMonth.amount), func.sum(MemberMonth.gpu_time))
+        .group_by(MemberMonth.workspace_id)
+    )  # fmt: skip
+    assert written == {key: (int(amount), int(gpu_time)) for key, amount, gpu_time in session.execute(months)}

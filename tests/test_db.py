@@ -61,7 +61,7 @@ def test_rows_stay_readable_after_their_transaction(engine: Engine):
 
 def test_foreign_keys_are_kept_by_both_databases(engine: Engine):
     with pytest.raises(IntegrityError), db.begin(engine) as session:
-        session.add(orm.Spend(workspace_id=404, month="2026-11", amount=1))
+        session.add(orm.MemberMonth(workspace_id=404, month="2026-11", user_id=404))
 
 
 def test_times_come_back_as_the_same_instant_in_utc(engine: Engine, now: datetime):

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from jupyterhub import orm as hub_orm
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
@@ -205,11 +206,74 @@ def test_a_database_of_a_newer_version_is_refused_in_a_sentence(engine: Engine):
             verb(engine)
 
 
-def test_an_older_database_is_upgraded_only_when_asked(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("alembic.script.ScriptDirectory.get_current_head", lambda _: "0002")
-    assert migrations.state(engine) == "behind"
+def upgrade_to(engine: Engine, revision: str) -> None:
+    with engine.begin() as connection:
+        command.upgrade(migrations.configuration(connection), revision)
+
+
+def test_an_older_database_is_upgraded_only_when_asked(empty_engine: Engine):
+    upgrade_to(empty_engine, "0001")
+    assert migrations.state(empty_engine) == "behind"
     with pytest.raises(Conflict, match="backup"):
-        migrations.init(engine)
+        migrations.init(empty_engine)
+    migrations.upgrade(empty_engine)
+    assert migrations.state(empty_engine) == "current"
+
+
+OLD_ROWS = """
+INSERT INTO remotegpu_users VALUES (1, 1, '2026', 'alice', :at, NULL), (2, 2, '2026', 'bob', :at, NULL);
+INSERT INTO remotegpu_workspaces (id, name, display_name, kind, status, owner_id, time_zone, created_at)
+VALUES (1, 'lab', '实验室', 'team', 'active', 1, 'Asia/Shanghai', :at);
+INSERT INTO remotegpu_spend VALUES (1, '2026-11', 6), (1, '2026-12', 16);
+INSERT INTO remotegpu_images (id, reference, display_name, category, visibility, status, scan)
+VALUES (1, 'local:x', 'x', 'official', 'public', 'active', '{}');
+INSERT INTO remotegpu_hosts (id, name, pool, address, status, simulated, cpu_millis, memory_bytes, gpu_millis,
+  used_cpu_millis, used_memory_bytes, used_gpu_millis, used_environments, foreign_cpu_millis, foreign_memory_bytes,
+  score, labels, last_seen_at)
+VALUES (1, 'host-1', 'local', '127.0.0.1', 'online', false, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, '{}', :at);
+INSERT INTO remotegpu_environments (id, user_id, server_name, display_name, workspace_id, image_id, gpu_model,
+  gpu_slots, cpu_millis, memory_bytes, ports, state, message, created_at)
+VALUES (1, 2, '', 'x', 1, 1, 'A100/4', 2, 1, 1, '[]', 'stopped', '', :at);
+INSERT INTO remotegpu_allocations (id, environment_id, attempt, workspace_id, user_id, host_id, gpu_model, gpu_slots,
+  gpu_millis, cpu_millis, memory_bytes, image_reference, price_per_hour, prices, state, requested_at, admitted_at,
+  started_at, ended_at, metered)
+VALUES (7, 1, 'a', 1, 2, 1, 'A100/4', 2, 500, 1, 1, 'local:x', 1, '{}', 'ended', :at, :at, :at, :later, true);
+INSERT INTO remotegpu_prices VALUES (1, 'cpu', 1, :at), (2, 'gpu:A100/4', 1, :at);
+"""
+
+
+def test_the_ledger_is_summed_by_member_and_month_on_the_way_from_the_first_version(
+    empty_engine: Engine, now: datetime
+):
+    upgrade_to(empty_engine, "0001")
+    month_end = datetime(2026, 11, 30, 16, tzinfo=UTC)
+    records = [
+        (2, "gpu:A100/4", 2 * 900, 5, -900),
+        (2, "cpu", 900, 1, -900),
+        (2, "gpu:A100/4", 2 * 60, 10, 0),
+        (1, "cpu", 9, 6, 0),
+    ]
+    with empty_engine.begin() as connection:
+        for statement in OLD_ROWS.strip().split(";")[:-1]:
+            connection.execute(text(statement), {"at": now, "later": now + timedelta(hours=1)})
+    with db.begin(empty_engine) as session:
+        for user, resource, quantity, amount, offset in records:
+            start = month_end + timedelta(seconds=offset)
+            session.add(
+                orm.BillingRecord(
+                    workspace_id=1, user_id=user, subject_kind=orm.SubjectKind.ALLOCATION, subject_id=7 if user == 2 else 8,
+                    resource=resource, quantity=quantity, price_id=1, unit_price=1, amount=amount, start=start,
+                    end=start + timedelta(seconds=60), written_at=now,
+                )
+            )  # fmt: skip
+    migrations.upgrade(empty_engine)
+    with db.begin(empty_engine, read_only=True) as session:
+        rows = session.query(orm.MemberMonth).order_by(orm.MemberMonth.month, orm.MemberMonth.user_id).all()
+        assert [(one.month, one.user_id, one.amount, one.gpu_time) for one in rows] == [
+            ("2026-11", 2, 6, 900 * 500), ("2026-12", 1, 6, 0), ("2026-12", 2, 10, 60 * 500)
+        ]  # fmt: skip
+        assert session.query(orm.BillingRecord).count() == 4
+        assert session.get_one(orm.Workspace, 1).display_name == "实验室"
 
 
 def test_tables_without_their_version_are_refused(engine: Engine):

@@ -5,7 +5,6 @@ A parameter whose value is that of the start (its user, workspace, environment, 
 the admission itself chose or made (host, run) becomes a variable; everything else stays what it was.
 """
 
-import random
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +39,7 @@ class Statement:
     variables: Mapping[Any, str]
     """Which parameters, by name or position, are which variable."""
     learns: str = ""
-    """HOST: its answer lists candidates (id, name, score, …), best first. RUN: it inserts the run."""
+    """HOST: it takes room on a host. RUN: it inserts the run. Each answers with one row, the id first."""
 
     def filled(self, values: Mapping[str, Any]) -> Any:
         if isinstance(self.parameters, Mapping):
@@ -88,7 +87,7 @@ def _known(start: Start, attempt: str) -> dict[str, Any]:
 
 
 def _learns(text: str) -> str:
-    if text.startswith("SELECT") and f"\nFROM {PREFIX}hosts" in text:
+    if text.startswith(f"UPDATE {PREFIX}hosts "):
         return HOST
     return RUN if text.startswith(f"INSERT INTO {PREFIX}allocations ") else ""
 
@@ -108,11 +107,6 @@ def _listening(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
         event.remove(engine, "before_cursor_execute", hear)
 
 
-def _pick(rows: Sequence[Any]) -> int:
-    """Choose as the policy least-loaded does: any of the equally best."""
-    return int(random.choice([row[0] for row in rows if row[2] == rows[0][2]]))
-
-
 def play_psycopg(connection: psycopg.Connection, statements: Sequence[Statement], start: Start) -> None:
     """One admission through psycopg 3, which prepares on the server what it has seen five times."""
     values = _known(start, uuid4().hex)
@@ -120,10 +114,8 @@ def play_psycopg(connection: psycopg.Connection, statements: Sequence[Statement]
         for one in statements:
             cursor.execute(one.text, one.filled(values) or None)
             rows = cursor.fetchall() if cursor.description else []
-            if one.learns == HOST:
-                values[HOST] = _pick(rows)
-            elif one.learns == RUN:
-                values[RUN] = rows[0][0]
+            if one.learns:
+                values[one.learns] = rows[0][0]
 
 
 def play_sqlite3(connection: sqlite3.Connection, statements: Sequence[Statement], start: Start) -> None:
@@ -132,10 +124,8 @@ def play_sqlite3(connection: sqlite3.Connection, statements: Sequence[Statement]
     cursor = connection.cursor()
     for one in statements:
         rows = cursor.execute(one.text, one.filled(values)).fetchall()
-        if one.learns == HOST:
-            values[HOST] = _pick(rows)
-        elif one.learns == RUN:
-            values[RUN] = rows[0][0] if rows else cursor.lastrowid
+        if one.learns:
+            values[one.learns] = rows[0][0]
 
 
 _PARAMETER = re.compile(r"%\((\w+)\)s(::)?")
@@ -152,11 +142,8 @@ def pgbench_script(statements: Sequence[Statement], *, clients: int, warm: int) 
     lines.append(f"\\set attempt {FIRST[User]}000 + :k\nBEGIN;")
     for one in statements:
         text = _PARAMETER.sub(lambda match, one=one: _spell(match, one, given), one.text)  # type: ignore[misc]
-        if one.learns == HOST:
-            best = "score = (SELECT min(score) FROM c)"
-            lines.append(f"WITH c AS ({text}) SELECT id AS host FROM c WHERE {best} ORDER BY random() LIMIT 1 \\gset")
-        elif one.learns == RUN:
-            lines.append(f"{text} \\gset\n\\set run :id")
+        if one.learns:
+            lines.append(f"{text} \\gset\n\\set {one.learns} :id")
         else:
             lines.append(f"{text};")
     lines.append(f"\\if :turn < {warm}\nROLLBACK;\n\\else\nCOMMIT;\n\\endif\n")

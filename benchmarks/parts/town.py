@@ -33,12 +33,12 @@ from remotegpu_hub.orm import (
     HostStatus,
     Image,
     Member,
+    MemberMonth,
     Price,
     Quota,
     QuotaModel,
     QuotaScope,
     Role,
-    Spend,
     User,
     Workspace,
     WorkspaceKind,
@@ -245,9 +245,10 @@ def _limits(connection: Connection) -> None:
         {"workspace_id": FIRST[Workspace] + n, "amount": 10**9 * MICROS, "action": BudgetAction.REFUSE}
         for n in range(WORKSPACES)
     ))  # fmt: skip
-    _fill(connection, Spend, (
-        {"workspace_id": FIRST[Workspace] + n, "month": month_of(NOW, "Asia/Shanghai"), "amount": 1234 * MICROS}
-        for n in range(WORKSPACES)
+    _fill(connection, MemberMonth, (
+        {"workspace_id": FIRST[Workspace] + place, "month": month_of(NOW, "Asia/Shanghai"),
+         "user_id": FIRST[User] + n, "amount": 123 * MICROS, "gpu_time": 10**8}
+        for n in range(USERS) for place in (n % WORKSPACES, (n + 7) % WORKSPACES)
     ))  # fmt: skip
     _fill(connection, Price, (
         {"resource": resource, "unit_price": price, "effective_from": NOW - timedelta(days=days)}

@@ -1,14 +1,14 @@
 """What `remotegpu doctor` reads inside the database: is all priced and limited, do the sums agree, which GPUs are
 out. Everything is recounted and nothing is written."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from .. import words
-from ..domain import inventory, prices
+from ..domain import inventory, metering, prices
 from ..orm import (
     Allocation,
     AllocationSlot,
@@ -19,10 +19,11 @@ from ..orm import (
     Host,
     HostModel,
     HostStatus,
+    MemberMonth,
     PortMapping,
     Quota,
     QuotaScope,
-    Spend,
+    SubjectKind,
     User,
     Workspace,
 )
@@ -46,7 +47,7 @@ def check_all(session: Session, now: datetime) -> Findings:
     yield from check_gpus(session)
     yield from check_counters(session)
     yield from check_leftovers(session)
-    yield from check_spend(session)
+    yield from check_months(session)
 
 
 def check_size(session: Session) -> Findings:
@@ -170,41 +171,43 @@ def check_leftovers(session: Session) -> Findings:
             yield problem("runs", f"ended, but still hold a {what}: {runs}. The audit log says how they ended.")
 
 
-def check_spend(session: Session) -> Findings:
-    """Whether each workspace's months are the sums of its records."""
+def check_months(session: Session) -> Findings:
+    """Whether the sums of each workspace's months are those of its records."""
     zones = {
         row_id: (name, zone) for row_id, name, zone in session.execute(
             select(Workspace.id, Workspace.name, Workspace.time_zone)
         )
     }  # fmt: skip
-    months: dict[tuple[int, str], int] = defaultdict(int)
-    by_start = (
-        select(BillingRecord.workspace_id, BillingRecord.start, func.sum(BillingRecord.amount))
-        .group_by(BillingRecord.workspace_id, BillingRecord.start)
+    months: Counter[tuple[int, str, int, str]] = Counter()
+    kept: Counter[tuple[int, str, int, str]] = Counter()
+    records = (
+        select(BillingRecord, Allocation)
+        .join(Allocation, Allocation.id == BillingRecord.subject_id)
+        .where(BillingRecord.subject_kind == SubjectKind.ALLOCATION)
         .execution_options(yield_per=1000)
     )
-    for workspace_id, start, amount in session.execute(by_start):
-        months[workspace_id, month_of(start, zones[workspace_id][1])] += int(amount)
-    kept = {
-        (workspace_id, month): int(amount)
-        for workspace_id, month, amount in session.execute(select(Spend.workspace_id, Spend.month, Spend.amount))
-    }
-    totals: dict[int, int] = defaultdict(int)
-    for (workspace_id, _month), amount in months.items():
-        totals[workspace_id] += amount
-    for (workspace_id, _month), amount in kept.items():
-        totals[workspace_id] -= amount
+    for one, run in session.execute(records):
+        key = one.workspace_id, month_of(one.start, zones[one.workspace_id][1]), one.user_id
+        months[*key, "amount"] += one.amount
+        months[*key, "gpu_time"] += metering.gpu_time(run, one)
+    for row in session.scalars(select(MemberMonth)):
+        kept[row.workspace_id, row.month, row.user_id, "amount"] += row.amount
+        kept[row.workspace_id, row.month, row.user_id, "gpu_time"] += row.gpu_time
+    totals: Counter[tuple[int, str]] = Counter()
+    for sums, sign in ((months, 1), (kept, -1)):
+        for (workspace_id, _month, _user_id, what), value in sums.items():
+            totals[workspace_id, what] += sign * value
     currency = prices.currency(session)
-    for workspace_id, difference in sorted(totals.items()):
+    for (workspace_id, what), difference in sorted(totals.items()):
         if difference:
             shown = words.money(abs(difference), currency, "en")
+            if what == "gpu_time":
+                shown = f"{abs(difference) / 3_600_000:.2f} GPU hours"
             more = "less" if difference > 0 else "more"
-            yield problem("spend", f"{zones[workspace_id][0]}: the months add up to {shown} {more} than its records.")
-    shifted = {
-        key[0] for key in months.keys() | kept.keys() if months.get(key, 0) != kept.get(key, 0) and not totals[key[0]]
-    }
+            yield problem("months", f"{zones[workspace_id][0]}: the months add up to {shown} {more} than its records.")
+    shifted = {key[0] for key in months.keys() | kept.keys() if months[key] != kept[key] and not totals[key[0], key[3]]}
     if shifted:
         names = some(sorted(zones[one][0] for one in shifted))
-        yield warn("spend", f"{names}: records and months are cut differently: was the time zone changed?")
+        yield warn("months", f"{names}: records and months are cut differently: was the time zone changed?")
     if not any(totals.values()) and not shifted:
-        yield ok("spend", "the months of every workspace are the sums of its records.")
+        yield ok("months", "the months of every workspace are the sums of its records.")

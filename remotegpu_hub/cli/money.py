@@ -47,9 +47,7 @@ def plain_price(price: Price, *, currency: str, in_force: bool) -> dict[str, Any
 
 def plain_budget(session: Session, workspace: Workspace, *, currency: str, now: datetime) -> dict[str, Any]:
     """A budget for programs, with what of it is spent in the current month of the workspace's zone."""
-    status = budgets.status(
-        session, workspace_id=workspace.id, workspace=workspace.name, time_zone=workspace.time_zone, now=now
-    )
+    status = budgets.status_of(session, workspace=workspace, now=now)
     assert status is not None
     return {
         "workspace": workspace.name,

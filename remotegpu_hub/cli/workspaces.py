@@ -84,13 +84,13 @@ def listed(session: Session, *, archived: bool, only: Workspace | None = None) -
 
 def limits_of(session: Session, workspace: Workspace) -> list[dict[str, Any]]:
     """What the workspace holds beside what it may hold, in the unit of each resource; None is unlimited."""
-    allowed = quotas.limits(session, user_id=0, workspace_id=workspace.id)["workspace"]
-    held = quotas.held(session, user_id=0, workspace_id=workspace.id)["workspace"]
-    amounts = {SHOWN.get(name, name): (held.amounts.get(name, 0), allowed.amounts[name]) for name in QUOTA_RESOURCES}
-    used = quotas.usage_of(session, now=utcnow(), time_zone=workspace.time_zone, workspace_id=workspace.id)
-    hours = amounts["gpu_hours"][1]
-    amounts["gpu_hours"] = (used, hours if hours == UNLIMITED else hours * 3_600_000)
-    amounts |= {f"gpu:{model}": (held.models[model], slots) for model, slots in sorted(allowed.models.items())}
+    level = quotas.levels(session, user_id=0, workspace_id=workspace.id, time_zone=workspace.time_zone, now=utcnow())[
+        "workspace"
+    ]
+    amounts = {SHOWN.get(name, name): (level.held[name], level.limits[name]) for name in QUOTA_RESOURCES}
+    hours = level.limits["gpu_hours"]
+    amounts["gpu_hours"] = (level.gpu_time, hours if hours == UNLIMITED else hours * 3_600_000)
+    amounts |= {f"gpu:{model}": (level.held_slots[model], slots) for model, slots in sorted(level.slot_limits.items())}
     return [
         {"resource": name, "held": holds, "limit": None if limit == UNLIMITED else limit}
         for name, (holds, limit) in amounts.items()
@@ -100,9 +100,7 @@ def limits_of(session: Session, workspace: Workspace) -> list[dict[str, Any]]:
 def month_of(session: Session, workspace: Workspace, now: datetime) -> dict[str, Any]:
     """The current month's money: spent so far, and the budget where there is one."""
     usage = billing.usage_of(session, workspace=workspace, month=None, now=now)
-    status = budgets.status(
-        session, workspace_id=workspace.id, workspace=workspace.name, time_zone=workspace.time_zone, now=now
-    )
+    status = budgets.status_of(session, workspace=workspace, now=now)
     return {
         "month": usage.month,
         "spent_micros": usage.total,

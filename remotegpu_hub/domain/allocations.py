@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, make_transient_to_detached
 
 from ..errors import Abandoned, Conflict, IllegalMove, NoCapacity
 from ..orm import (
+    ENDED,
     Allocation,
     AllocationSlot,
     AllocationState,
@@ -64,21 +65,21 @@ def admit(
     """
     _claim(session, attempt, now)
     scopes = quotas.lock(session, user_id=user.id, workspace_id=wish.workspace_id, gpu_model=wish.gpu_model)
-    environment = environments.find_or_make(session, user_id=user.id, server_name=server_name, wish=wish, now=now)
-    _refuse_second(session, environment)
+    environment_id = environments.begin_creating(session, user_id=user.id, server_name=server_name, wish=wish, now=now)
     wanted = Resources(
         wish.gpu_model, wish.gpu_slots, wish.gpu_slots * scopes.slot_millis, wish.cpu_millis, wish.memory_bytes
     )
-    quotas.check(session, scopes=scopes, wanted=wanted, now=now)
+    found = quotas.levels(session, user_id=user.id, workspace_id=wish.workspace_id, time_zone=wish.time_zone, now=now)
+    quotas.check(found, scopes=scopes, wanted=wanted)
     unit_prices, lines = prices.of(session, wanted=wanted, now=now)
     per_hour = sum(lines.values())
     status = budgets.status(
-        session, workspace_id=wish.workspace_id, workspace=wish.workspace, time_zone=wish.time_zone, now=now
+        scopes.budget, found["workspace"], workspace=wish.workspace, time_zone=wish.time_zone, now=now
     )
     budgets.check(status, price_per_hour=per_hour)
     spot = placement.choose(session, wanted=wanted, policy=rules.policy)
-    environments.begin_creating(session, environment=environment, wish=wish)
-    allocation = _insert(session, environment, wish, attempt, wanted, spot.host_id, unit_prices, per_hour, now)
+    ids = {"environment_id": environment_id, "user_id": user.id, "host_id": spot.host_id}
+    allocation = _insert(session, ids, wish, attempt, wanted, unit_prices, per_hour, now)
     if wanted.gpu_slots:
         _take_slots(session, allocation, wanted)
     if wish.ports:
@@ -92,7 +93,7 @@ def admit(
             same_inside=same_inside,
         )
     record(session, actor=actor, action="allocation.admit", entity="allocation", entity_id=allocation.id, now=now,
-           environment=environment.id, host=spot.host, policy=spot.policy, score=round(spot.score, 4),
+           environment=environment_id, host=spot.host, policy=spot.policy,
            wanted=placement.describe(wanted))  # fmt: skip
     return allocation
 
@@ -113,19 +114,6 @@ def _claim_on(dialect: str) -> Any:
     return insert_on(Attempt).on_conflict_do_nothing().returning(Attempt.attempt)
 
 
-_open_state = select(Allocation.state).where(
-    Allocation.environment_id == bindparam("environment_id"), Allocation.state != AllocationState.ENDED
-)
-
-
-def _refuse_second(session: Session, environment: Environment) -> None:
-    state = session.connection().scalar(_open_state, {"environment_id": environment.id})
-    if state == AllocationState.ENDING:
-        raise Conflict("The last run is still stopping and keeps its GPUs until it is gone. Try again in a minute.")
-    if state is not None:
-        raise Conflict("The environment runs already.")
-
-
 _add = insert(Allocation).returning(Allocation.id)
 _NOT_YET = dict.fromkeys(
     ("mark", "started_at", "seen_at", "ending_at", "ended_at", "metered_until", "end_reason"), None
@@ -134,11 +122,10 @@ _NOT_YET = dict.fromkeys(
 
 def _insert(
     session: Session,
-    environment: Environment,
+    ids: dict[str, int],
     wish: Wish,
     attempt: str,
     wanted: Resources,
-    host_id: int,
     unit_prices: dict[str, int],
     per_hour: int,
     now: datetime,
@@ -146,11 +133,9 @@ def _insert(
     """Insert the row by a plain statement, which costs a fraction of the session's unit of work, and return it as
     an object of the session, loaded but for its relationships."""
     columns: dict[str, Any] = {
-        "environment_id": environment.id,
+        **ids,
         "attempt": attempt,
         "workspace_id": wish.workspace_id,
-        "user_id": environment.user_id,
-        "host_id": host_id,
         "gpu_model": wanted.gpu_model,
         "gpu_slots": wanted.gpu_slots,
         "gpu_millis": wanted.gpu_millis,
@@ -221,7 +206,7 @@ def open_of(session: Session, *, user_id: int, server_name: str) -> Allocation |
         .where(
             Environment.user_id == user_id,
             Environment.server_name == server_name,
-            Allocation.state != AllocationState.ENDED,
+            Allocation.state != ENDED,
         )
         .order_by(Allocation.id.desc())
     )
@@ -397,7 +382,7 @@ def open_runs(session: Session) -> list[Snapshot]:
         )
         .join(User, User.id == Allocation.user_id)
         .join(Environment, Environment.id == Allocation.environment_id)
-        .where(Allocation.state != AllocationState.ENDED)
+        .where(Allocation.state != ENDED)
         .order_by(Allocation.id)
     )
     return [Snapshot(*row) for row in rows]

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, case, extract, func, select
 from sqlalchemy.orm import Session
 
 from ..errors import BudgetExceeded, Invalid
-from ..orm import Allocation, AllocationState, Budget, BudgetAction, Spend, Workspace
+from ..orm import Budget, BudgetAction, Workspace
 from ..units import Money, month_bounds, month_of
+from . import quotas
 from .audit import Actor, record
+from .quotas import BudgetTerms, Level
 
 
 @dataclass(frozen=True)
@@ -33,39 +34,26 @@ class BudgetStatus:
         return self.amount - self.spent
 
 
-_here = Allocation.workspace_id == bindparam("workspace_id")
-_open = _here & (Allocation.state != AllocationState.ENDED)
-_since: Any = extract("epoch", func.coalesce(Allocation.metered_until, Allocation.started_at))
-_since = case((_since < bindparam("month_epoch"), bindparam("month_epoch")), else_=_since)
-_until = case((Allocation.ended_at.is_(None), bindparam("epoch")), else_=extract("epoch", Allocation.ended_at))
-_seconds = case((_until > _since, _until - _since), else_=0)
-_unmetered = (
-    select(func.coalesce(func.sum(Allocation.price_per_hour * _seconds), 0))
-    .where(_here, ~Allocation.metered, Allocation.started_at.is_not(None))
-    .scalar_subquery()
-)
-_running = select(func.coalesce(func.sum(Allocation.price_per_hour), 0)).where(_open).scalar_subquery()
-_status = (
-    select(Budget.amount, Budget.warn_percent, Budget.action, Spend.amount, _unmetered, _running)
-    .outerjoin(Spend, (Spend.workspace_id == Budget.workspace_id) & (Spend.month == bindparam("month")))
-    .where(Budget.workspace_id == bindparam("workspace_id"))
-)
-
-
 def status(
-    session: Session, *, workspace_id: int, workspace: str, time_zone: str, now: datetime
+    terms: BudgetTerms | Budget | None, level: Level, *, workspace: str, time_zone: str, now: datetime
 ) -> BudgetStatus | None:
-    """The month so far, with what is not on the ledger yet to the second, at the prices of its admission; None for a
-    workspace without a budget."""
-    month = month_of(now, time_zone)
-    start, end = month_bounds(month, time_zone)
-    facts = {"month": month, "epoch": int(now.timestamp()), "month_epoch": int(start.timestamp())}
-    row = session.connection().execute(_status, {"workspace_id": workspace_id, **facts}).first()
-    if row is None:
+    """The month so far, of a workspace with this budget and this level; None without a budget."""
+    if terms is None:
         return None
-    amount, warn, action, spent, unmetered, running = row
-    spent_now = int(spent or 0) + int(unmetered) // 3600
-    return BudgetStatus(workspace, month, end, amount, spent_now, int(running), warn, action)
+    month = month_of(now, time_zone)
+    end = month_bounds(month, time_zone)[1]
+    return BudgetStatus(
+        workspace, month, end, terms.amount, level.spent, level.per_hour, terms.warn_percent, terms.action
+    )
+
+
+def status_of(session: Session, *, workspace: Workspace, now: datetime) -> BudgetStatus | None:
+    """Read the month so far, with what is not on the ledger yet to the second; None without a budget."""
+    budget, zone = session.get(Budget, workspace.id), workspace.time_zone
+    if budget is None:
+        return None
+    found = quotas.levels(session, user_id=0, workspace_id=workspace.id, time_zone=zone, now=now)
+    return status(budget, found["workspace"], workspace=workspace.name, time_zone=zone, now=now)
 
 
 def check(status: BudgetStatus | None, *, price_per_hour: int) -> None:

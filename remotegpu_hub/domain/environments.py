@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, exists, select, update
+from sqlalchemy import bindparam, exists, literal_column, select, update
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.util import identity_key
 
 from ..errors import Conflict, Denied, IllegalMove, Invalid, NotFound, RemoteGPUError
 from ..orm import (
+    DELETED,
+    ENDED,
     Allocation,
     AllocationState,
     Environment,
@@ -227,20 +229,17 @@ def _check_move(before: EnvironmentState, after: EnvironmentState) -> None:
         raise IllegalMove("The environment", before.value, after.value)
 
 
-_find = (
-    select(Environment)
-    .where(
-        Environment.user_id == bindparam("user_id"),
-        Environment.server_name == bindparam("server_name"),
-        Environment.state != EnvironmentState.DELETED,
-    )
-    .execution_options(populate_existing=True)
+_this = (
+    (Environment.user_id == bindparam("whose"))
+    & (Environment.server_name == bindparam("which"))
+    & (Environment.state != DELETED)
 )
+_find = select(Environment).where(_this).execution_options(populate_existing=True)
 
 
 def find(session: Session, *, user_id: int, server_name: str) -> Environment | None:
     """The live environment that is this server of this user, as it is now."""
-    return session.scalar(_find, {"user_id": user_id, "server_name": server_name})
+    return session.scalar(_find, {"whose": user_id, "which": server_name})
 
 
 def resolve(
@@ -356,39 +355,58 @@ def _definition(wish: Wish) -> dict[str, Any]:
     }
 
 
-def find_or_make(session: Session, *, user_id: int, server_name: str, wish: Wish, now: datetime) -> Environment:
-    """The live environment that is this server of this user; a new one is made of the wish."""
-    environment = find(session, user_id=user_id, server_name=server_name)
-    if environment is None:
-        environment = Environment(
-            user_id=user_id, server_name=server_name, state=EnvironmentState.STOPPED, message="", created_at=now,
-            **_definition(wish),
-        )  # fmt: skip
-        session.add(environment)
-        session.flush()
-    return environment
-
-
 _WRITTEN = ("display_name", "workspace_id", "image_id", "flavor", "gpu_model", "gpu_slots", "cpu_millis",
             "memory_bytes", "ports", "state", "message")  # fmt: skip
+_STARTABLE = [state.value for state, after in TRANSITIONS.items() if EnvironmentState.CREATING in after]
+_open_run = (Allocation.environment_id == Environment.id) & (Allocation.state != ENDED)
 _begin = (
     update(Environment)
-    .where(Environment.id == bindparam("environment_id"))
+    .where(
+        _this,
+        Environment.state.in_([literal_column(f"'{state}'") for state in _STARTABLE]),
+        ~exists().where(_open_run).correlate(Environment),
+    )
     .values({name: bindparam(f"new_{name}") for name in _WRITTEN})
+    .returning(Environment.id)
+    .execution_options(synchronize_session=False)
 )
+_standing: Any = select(Environment.state, Allocation.state).outerjoin(Allocation, _open_run).where(_this)
 
 
-def begin_creating(session: Session, *, environment: Environment, wish: Wish) -> None:
-    """Write the wish as the environment's kept definition, and that its creation has begun. Raises: IllegalMove.
+def begin_creating(session: Session, *, user_id: int, server_name: str, wish: Wish, now: datetime) -> int:
+    """Write the wish as the kept definition of the environment that is this server of this user, and that its creation
+    has begun; a new environment is made of the wish. Returns its id.
+
+    Raises: Conflict while an older run still holds, IllegalMove.
 
     One plain UPDATE: every start makes it, and the session's unit of work costs several times the statement.
     """
-    _check_move(environment.state, EnvironmentState.CREATING)
     columns = {**_definition(wish), "state": EnvironmentState.CREATING, "message": ""}
     values = {f"new_{name}": value for name, value in columns.items()}
-    session.connection().execute(_begin, {"environment_id": environment.id, **values})
-    for name, value in columns.items():
-        set_committed_value(environment, name, value)
+    begun: int | None = (
+        session.connection().execute(_begin, {"whose": user_id, "which": server_name, **values}).scalar()
+    )
+    if begun is None:
+        return _make(session, Environment(user_id=user_id, server_name=server_name, **columns, created_at=now))
+    loaded = session.identity_map.get(identity_key(Environment, begun))
+    if loaded is not None:
+        session.expire(loaded)
+    return begun
+
+
+def _make(session: Session, environment: Environment) -> int:
+    """Add a new environment, or refuse when there is one, which then is not ready for a start."""
+    row = session.execute(_standing, {"whose": environment.user_id, "which": environment.server_name}).first()
+    if row is not None:
+        state, run = row
+        if run == AllocationState.ENDING:
+            raise Conflict("The last run is still stopping and keeps its GPUs until it is gone. Try again in a minute.")
+        if run is not None:
+            raise Conflict("The environment runs already.")
+        _check_move(state, EnvironmentState.CREATING)
+    session.add(environment)
+    session.flush()
+    return environment.id
 
 
 def rename(session: Session, *, user_id: int, before: str, after: str, actor: Actor, now: datetime) -> None:
@@ -409,7 +427,7 @@ def delete(session: Session, *, user_id: int, server_name: str, actor: Actor, no
     if environment is None:
         return
     holds = session.scalar(
-        select(exists().where(Allocation.environment_id == environment.id, Allocation.state != AllocationState.ENDED))
+        select(exists().where(Allocation.environment_id == environment.id, Allocation.state != ENDED))
     )
     if holds:
         raise Conflict("The environment is still running. Stop it first.")
@@ -425,7 +443,7 @@ def of_user(session: Session, *, user: User) -> list[Environment]:
     return list(
         session.scalars(
             select(Environment)
-            .where(Environment.user_id == user.id, Environment.state != EnvironmentState.DELETED)
+            .where(Environment.user_id == user.id, Environment.state != DELETED)
             .order_by(Environment.id.desc())
         )
     )
@@ -434,7 +452,5 @@ def of_user(session: Session, *, user: User) -> list[Environment]:
 def all_live(session: Session) -> list[Environment]:
     """Every environment that was not deleted, newest first."""
     return list(
-        session.scalars(
-            select(Environment).where(Environment.state != EnvironmentState.DELETED).order_by(Environment.id.desc())
-        )
+        session.scalars(select(Environment).where(Environment.state != DELETED).order_by(Environment.id.desc()))
     )

@@ -12,9 +12,9 @@ from ..errors import NotFound
 from ..observed import Gpu as ObservedGpu
 from ..observed import Host as ObservedHost
 from ..orm import (
+    ENDED,
     Allocation,
     AllocationSlot,
-    AllocationState,
     Gpu,
     GpuSlot,
     GpuStatus,
@@ -237,7 +237,7 @@ def recount(session: Session, *, host_id: int) -> None:
             func.coalesce(func.sum(Allocation.memory_bytes), 0),
             func.coalesce(func.sum(Allocation.gpu_millis), 0),
             func.count(),
-        ).where(Allocation.host_id == host_id, Allocation.state != AllocationState.ENDED)
+        ).where(Allocation.host_id == host_id, Allocation.state != ENDED)
     ).one()
     session.execute(
         update(Host)

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from ..orm import Allocation, AllocationState, BillingRecord, Price, RecordKind, Spend, SubjectKind, Workspace
+from ..orm import Allocation, AllocationState, BillingRecord, MemberMonth, Price, RecordKind, SubjectKind, Workspace
 from ..units import charge, month_bounds, month_of, seconds_between
 from . import prices
 from .ports import insert_ignoring
@@ -111,16 +111,23 @@ def meter(session: Session, *, allocation_ids: list[int], now: datetime) -> int:
         .execution_options(populate_existing=True)
     ).all()
     written = 0
-    spent: dict[tuple[int, str], int] = defaultdict(int)
+    sums: dict[tuple[int, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for allocation, time_zone in rows:
         if not allocation.metered and allocation.started_at is not None:
             for one in _meter_one(session, allocation, time_zone, history, now):
-                spent[allocation.workspace_id, month_of(one.start, time_zone)] += one.amount
+                added = sums[allocation.workspace_id, month_of(one.start, time_zone), allocation.user_id]
+                added[0] += one.amount
+                added[1] += gpu_time(allocation, one)
                 written += 1
     session.flush()
-    for (workspace_id, month), amount in sorted(spent.items()):  # in one order for all, so that two can not deadlock
-        add_spend(session, workspace_id=workspace_id, month=month, amount=amount)
+    for (workspace_id, month, user_id), (amount, time) in sorted(sums.items()):  # one order, so two cannot deadlock
+        _add(session, {"workspace_id": workspace_id, "month": month, "user_id": user_id}, amount, time)
     return written
+
+
+def gpu_time(allocation: Allocation, one: Slice | BillingRecord) -> int:
+    """Milli-GPU-seconds of a slice or record of this run; 0 for what is no GPU."""
+    return one.quantity * allocation.gpu_millis // allocation.gpu_slots if one.resource.startswith("gpu:") else 0
 
 
 def _meter_one(
@@ -176,13 +183,14 @@ def _write(session: Session, allocation: Allocation, one: Slice, now: datetime) 
     return row is not None
 
 
-def add_spend(session: Session, *, workspace_id: int, month: str, amount: int) -> None:
-    """Keep the month's running total in step with the ledger."""
+def _add(session: Session, key: dict[str, Any], amount: int, gpu_time: int) -> None:
+    """Keep a month's running sums in step with the ledger."""
     dialect = session.get_bind().dialect.name
-    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(Spend)
+    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(MemberMonth)
     session.execute(
-        statement.values(workspace_id=workspace_id, month=month, amount=amount).on_conflict_do_update(
-            index_elements=["workspace_id", "month"], set_={"amount": Spend.amount + amount}
+        statement.values(**key, amount=amount, gpu_time=gpu_time).on_conflict_do_update(
+            index_elements=list(key),
+            set_={"amount": MemberMonth.amount + amount, "gpu_time": MemberMonth.gpu_time + gpu_time},
         )
     )
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from ..errors import Invalid, NoCapacity, NotFound, Refused, RemoteGPUError
-from ..orm import Environment, ImageStatus, Member, Role, User
+from ..orm import Budget, Environment, ImageStatus, Member, Role, User
 from ..units import UNLIMITED
 from . import budgets, catalog, environments, inventory, placement, prices, quotas, workspaces
 from .environments import (
@@ -23,7 +23,7 @@ from .environments import (
     Wish,
     WorkspaceOffer,
 )
-from .quotas import Measured, Resources, Scopes
+from .quotas import Level, Measured, Resources, Scopes
 
 __all__ = ["offers", "quote"]
 
@@ -39,6 +39,8 @@ class _Desk:
     rules: Rules
     now: datetime
     member: Member | None
+    levels: dict[str, Level]
+    """Of the member's workspace; empty without one."""
     stock: dict[str, inventory.ModelStock]
     unit_prices: dict[str, int]
 
@@ -46,7 +48,7 @@ class _Desk:
         assert self.member is not None
         space = self.member.workspace
         millis = self.stock[gpu_model].gpu_millis if gpu_model in self.stock else 0
-        return Scopes(self.user.id, self.user.name, space.id, space.name, space.time_zone, millis)
+        return Scopes(self.user.id, self.user.name, space.id, space.name, space.time_zone, millis, None)
 
     def resources(self, gpu_model: str | None, gpus: int, cpu_millis: int, memory_bytes: int) -> Resources:
         millis = self.stock[gpu_model].gpu_millis if gpu_model in self.stock else 0
@@ -71,7 +73,9 @@ def offers(
     member = next((one for one in members if wish is not None and one.workspace_id == wish.workspace_id), None)
     stock = {one.model: one for one in inventory.stock(session)}
     in_force = {name: row.unit_price for name, row in prices.at(session, now=now).items()}
-    desk = _Desk(session, user, rules, now, member, stock, in_force)
+    everywhere = {one.workspace_id: _levels(session, user, one, now) for one in members}
+    levels = everywhere[member.workspace_id] if member else {}
+    desk = _Desk(session, user, rules, now, member, levels, stock, in_force)
     zone = member.workspace.time_zone if member else "UTC"
     images = catalog.images_for(session, user=user, workspace=member.workspace if member else None)
     return Offers(
@@ -81,7 +85,7 @@ def offers(
         user=user.name,
         server_name=server_name,
         choice=_spell(wish) if wish else choice,
-        workspaces=tuple(_workspace(desk, one) for one in members),
+        workspaces=tuple(_workspace(desk, one, everywhere[one.workspace_id]) for one in members),
         images=tuple(
             ImageOffer(i.reference, i.display_name, i.category, i.framework, i.python_version, i.cuda_version,
                        i.size_bytes, i.status == ImageStatus.DEPRECATED)
@@ -154,23 +158,25 @@ def _spell(wish: Wish) -> Choice:
     )
 
 
-def _workspace(desk: _Desk, member: Member) -> WorkspaceOffer:
+def _levels(session: Session, user: User, member: Member, now: datetime) -> dict[str, Level]:
+    space = member.workspace
+    return quotas.levels(session, user_id=user.id, workspace_id=space.id, time_zone=space.time_zone, now=now)
+
+
+def _workspace(desk: _Desk, member: Member, levels: dict[str, Level]) -> WorkspaceOffer:
     space = member.workspace
     reason: RemoteGPUError | None = None
     try:
         quotas.check_may_start(space.name, space.status, member.role)
     except RemoteGPUError as error:
         reason = error
-    allowed = quotas.limits(desk.session, user_id=desk.user.id, workspace_id=space.id)
-    holding = quotas.held(desk.session, user_id=desk.user.id, workspace_id=space.id)
     left = min(
-        UNLIMITED if allowed[level].amounts["gpu_millis"] >= UNLIMITED
-        else max(allowed[level].amounts["gpu_millis"] - holding[level].amounts["gpu_millis"], 0)
-        for level in quotas.LEVELS
+        UNLIMITED if one.limits["gpu_millis"] >= UNLIMITED
+        else max(one.limits["gpu_millis"] - one.held["gpu_millis"], 0)
+        for one in levels.values()
     )  # fmt: skip
-    status = budgets.status(
-        desk.session, workspace_id=space.id, workspace=space.name, time_zone=space.time_zone, now=desk.now
-    )
+    budget = desk.session.get(Budget, space.id)
+    status = budgets.status(budget, levels["workspace"], workspace=space.name, time_zone=space.time_zone, now=desk.now)
     return WorkspaceOffer(
         space.name,
         space.display_name,
@@ -186,8 +192,7 @@ def _refusal(desk: _Desk, wanted: Resources) -> RemoteGPUError | None:
     if desk.member is None:
         return None
     try:
-        measured = quotas.measure(desk.session, scopes=desk.scopes(wanted.gpu_model), wanted=wanted, now=desk.now)
-        quotas.refuse_broken(measured)
+        quotas.check(desk.levels, scopes=desk.scopes(wanted.gpu_model), wanted=wanted)
         prices.hourly(prices.quantities(wanted), desk.unit_prices)
         if not placement.candidates(desk.session, wanted=wanted, policy=desk.rules.policy):
             return placement.explain(desk.session, wanted=wanted)
@@ -237,15 +242,16 @@ def quote(desk: _Desk, wish: Wish) -> Quote:
     except Invalid as error:
         per_hour, lines, refusal = None, (), error
     scopes = desk.scopes(wish.gpu_model)
+    budget = desk.session.get(Budget, wish.workspace_id)
     status = budgets.status(
-        desk.session, workspace_id=wish.workspace_id, workspace=wish.workspace, time_zone=wish.time_zone, now=desk.now
+        budget, desk.levels["workspace"], workspace=wish.workspace, time_zone=wish.time_zone, now=desk.now
     )
     try:
         budgets.check(status, price_per_hour=per_hour or 0)
     except Refused as error:
         refusal = error
     hosts = placement.candidates(desk.session, wanted=wanted, policy=desk.rules.policy)
-    bars = [_bar(one) for one in quotas.measure(desk.session, scopes=scopes, wanted=wanted, now=desk.now)]
+    bars = [_bar(one) for one in quotas.measure(desk.levels, scopes=scopes, wanted=wanted)]
     lasts = None
     if status is not None:
         bars.append(LimitBar("budget", wish.workspace, status.month, status.spent, 0, status.amount))

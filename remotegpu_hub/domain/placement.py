@@ -1,11 +1,10 @@
 """Which host a run goes to. A policy orders hosts by a stored key; a guarded UPDATE takes what is needed, so that
 two who choose the same host at once can never hold more than it has."""
 
-import random
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sqlalchemy import CursorResult, bindparam, case, func, select, text, update
+from sqlalchemy import bindparam, case, func, select, text, update
 from sqlalchemy.orm import Session
 
 from ..errors import HostReason, NoCapacity
@@ -15,7 +14,7 @@ from .inventory import score
 from .quotas import Resources
 
 FEW = 16
-"""How many of the best hosts are read; many who start at once then do not all wait for the same row."""
+"""How many of the best hosts are read at once."""
 ATTEMPTS = 4
 """How often the best few are read anew when others were faster at all of them."""
 EXPLAINED = 8
@@ -28,15 +27,12 @@ class Spot:
     host_id: int
     host: str
     policy: str
-    score: float
 
 
 class Policy:
     """The order in which hosts are tried. `name` is how the configuration calls it."""
 
     name: ClassVar[str]
-    mixes: ClassVar[bool] = False
-    """Try equally good hosts in random order."""
 
     def order(self) -> Any:
         raise NotImplementedError
@@ -46,7 +42,6 @@ class LeastLoaded(Policy):
     """Lowest 0.4·cpu + 0.4·memory + 0.2·gpu of what is used first."""
 
     name = "least-loaded"
-    mixes = True
 
     def order(self) -> Any:
         return Host.score.asc()
@@ -65,7 +60,6 @@ class Spread(Policy):
     """Fewest running environments first, however large they are."""
 
     name = "spread"
-    mixes = True
 
     def order(self) -> Any:
         return Host.used_environments.asc()
@@ -78,47 +72,9 @@ _fits = (
     & (Host.used_cpu_millis + bindparam("cpu") <= Host.cpu_millis - Host.foreign_cpu_millis)
     & (Host.used_memory_bytes + bindparam("memory") <= Host.memory_bytes - Host.foreign_memory_bytes)
 )
-_model_fits = (HostModel.model == bindparam("wanted_model")) & (HostModel.used + bindparam("slots") <= HostModel.usable)
-_key = (Host.id, Host.name, Host.score, Host.used_environments)
-
-
-def _build(policy: Policy) -> tuple[Any, Any, Any]:
-    with_gpus = select(*_key).join(HostModel, HostModel.host_id == Host.id).where(_fits, _model_fits)
-    plain = select(*_key).where(_fits)
-    # Sorting equals by id as well would read them all: on a quiet cluster that is every host.
-    order = (policy.order(),) if policy.mixes else (policy.order(), Host.id)
-    return (
-        with_gpus.order_by(*order).limit(FEW),
-        plain.where(Host.gpu_millis == 0).order_by(*order).limit(FEW),
-        plain.where(Host.gpu_millis > 0).order_by(*order).limit(FEW),
-    )
-
-
-_QUERIES = {name: _build(policy()) for name, policy in POLICIES.items()}
-
-
-def candidates(session: Session, *, wanted: Resources, policy: Policy) -> list[Any]:
-    """The best few hosts that fit now, best first. GPU hosts are kept for those who need GPUs."""
-    with_gpus, cpu_hosts, gpu_hosts = _QUERIES.get(policy.name) or _build(policy)
-    execute = session.connection().execute
-    amounts = {"cpu": wanted.cpu_millis, "memory": wanted.memory_bytes}
-    if wanted.gpu_slots:
-        amounts |= {"wanted_model": wanted.gpu_model, "slots": wanted.gpu_slots}  # type: ignore[dict-item]
-        found = execute(with_gpus, amounts).all()
-    else:
-        found = execute(cpu_hosts, amounts).all() or execute(gpu_hosts, amounts).all()
-    hosts = list(found)
-    if policy.mixes and hosts:
-        key = 2 if isinstance(policy, LeastLoaded) else 3
-        best = [row for row in hosts if row[key] == hosts[0][key]]
-        random.shuffle(best)
-        hosts[: len(best)] = best
-    return hosts
-
-
+_slots_fit = (HostModel.model == bindparam("wanted_model")) & (HostModel.used + bindparam("slots") <= HostModel.usable)
 _take_host = (
     update(Host)
-    .where(Host.id == bindparam("host"), _fits)
     .values(
         used_cpu_millis=Host.used_cpu_millis + bindparam("cpu"),
         used_memory_bytes=Host.used_memory_bytes + bindparam("memory"),
@@ -126,14 +82,74 @@ _take_host = (
         used_environments=Host.used_environments + 1,
         score=score(bindparam("cpu"), bindparam("memory"), bindparam("gpu")),
     )
+    .returning(Host.id, Host.name)
     .execution_options(synchronize_session=False)
 )
+_take_this_host = _take_host.where(Host.id == bindparam("host"), _fits)
 _take_slots = (
     update(HostModel)
-    .where(HostModel.host_id == bindparam("host"), _model_fits)
+    .where(HostModel.host_id == bindparam("host"), _slots_fit)
     .values(used=HostModel.used + bindparam("slots"))
     .execution_options(synchronize_session=False)
 )
+
+
+@dataclass(frozen=True)
+class _Statements:
+    """What one policy asks about one kind of hosts."""
+
+    list: Any
+    """The best few that fit."""
+    take: Any
+    """Take room on the best one that fits and that nobody else is taking now."""
+
+
+def _statements(policy: Policy, condition: Any, *, slots: bool = False) -> _Statements:
+    fitting = select(Host.id, Host.name).where(_fits, condition).order_by(policy.order())
+    locked: Any = Host
+    if slots:
+        fitting, locked = fitting.join(HostModel, HostModel.host_id == Host.id), (Host, HostModel)
+    best = fitting.with_only_columns(Host.id).limit(1).with_for_update(of=locked, skip_locked=True, key_share=True)
+    return _Statements(fitting.limit(FEW), _take_host.where(Host.id == best.scalar_subquery()))
+
+
+def _kinds(policy: Policy) -> tuple[_Statements, _Statements, _Statements]:
+    """Hosts with the wanted slots, hosts without GPUs, hosts with GPUs."""
+    return (
+        _statements(policy, _slots_fit, slots=True),
+        _statements(policy, Host.gpu_millis == 0),
+        _statements(policy, Host.gpu_millis > 0),
+    )
+
+
+_KINDS = {name: _kinds(policy()) for name, policy in POLICIES.items()}
+
+
+def _kinds_for(wanted: Resources, policy: Policy) -> tuple[_Statements, ...]:
+    """The kinds of hosts to try, in this order: GPU hosts are kept for those who need GPUs."""
+    with_slots, without_gpus, with_gpus = _KINDS.get(policy.name) or _kinds(policy)
+    return (with_slots,) if wanted.gpu_slots else (without_gpus, with_gpus)
+
+
+def _amounts(wanted: Resources) -> dict[str, Any]:
+    return {
+        "cpu": wanted.cpu_millis,
+        "memory": wanted.memory_bytes,
+        "gpu": wanted.gpu_millis,
+        "wanted_model": wanted.gpu_model,
+        "slots": wanted.gpu_slots,
+    }
+
+
+def candidates(session: Session, *, wanted: Resources, policy: Policy) -> list[Any]:
+    """Id and name of the best few hosts that fit now, best first."""
+    for kind in _kinds_for(wanted, policy):
+        found = session.connection().execute(kind.list, _amounts(wanted)).all()
+        if found:
+            return list(found)
+    return []
+
+
 _give_host = (
     update(Host)
     .where(Host.id == bindparam("host"))
@@ -160,36 +176,35 @@ _savepoint, _back_to_savepoint = text("SAVEPOINT host"), text("ROLLBACK TO SAVEP
 def choose(session: Session, *, wanted: Resources, policy: Policy) -> Spot:
     """Take room on a host. The row of the host stays locked until the transaction ends, so the slots that are
     picked there next are seen as they are. Raises: NoCapacity, explaining each host.
+    """
+    execute, amounts = session.connection().execute, _amounts(wanted)
+    for kind in _kinds_for(wanted, policy):
+        row = execute(kind.take, amounts).first()
+        if row is not None:
+            if wanted.gpu_slots:
+                execute(_take_slots, {**amounts, "host": row[0]})  # its row was locked and fits
+            return Spot(row[0], row[1], policy.name)
+    return _wait_for_one(session, wanted, policy)
+
+
+def _wait_for_one(session: Session, wanted: Resources, policy: Policy) -> Spot:
+    """Every host that fits is being taken by somebody else just now: wait for them, one after the other.
 
     A host that turns out to be taken is let go of before the next one is tried (an UPDATE that waited keeps the lock
     even when its guard then fails): nobody waits for a host while holding another, so there is no circle of waiters.
     """
-    connection = session.connection()
-    connection.execute(_savepoint)
+    execute, amounts = session.connection().execute, _amounts(wanted)
+    execute(_savepoint)
     for _attempt in range(ATTEMPTS):
         hosts = candidates(session, wanted=wanted, policy=policy)
         if not hosts:
             break
-        for host_id, name, points, _environments in hosts:
-            if _take(session, host_id, wanted):
-                return Spot(host_id, name, policy.name, float(points))
-            connection.execute(_back_to_savepoint)
+        for host_id, name in hosts:
+            taken: Any = execute(_take_this_host, {**amounts, "host": host_id}).first()
+            if taken and (not wanted.gpu_slots or execute(_take_slots, {**amounts, "host": host_id}).rowcount == 1):
+                return Spot(host_id, name, policy.name)
+            execute(_back_to_savepoint)
     raise explain(session, wanted=wanted)
-
-
-def _take(session: Session, host_id: int, wanted: Resources) -> bool:
-    execute = session.connection().execute
-    amounts = {"host": host_id, "cpu": wanted.cpu_millis, "memory": wanted.memory_bytes, "gpu": wanted.gpu_millis}
-    if not _hit(execute(_take_host, amounts)):
-        return False
-    if not wanted.gpu_slots:
-        return True
-    slots = {"host": host_id, "wanted_model": wanted.gpu_model, "slots": wanted.gpu_slots}
-    return _hit(execute(_take_slots, slots))
-
-
-def _hit(result: Any) -> bool:
-    return isinstance(result, CursorResult) and result.rowcount == 1
 
 
 def give_back(session: Session, *, host_id: int, held: Resources) -> None:

@@ -10,16 +10,32 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, case, extract, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    BigInteger,
+    String,
+    bindparam,
+    case,
+    cast,
+    extract,
+    func,
+    literal_column,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+)
+from sqlalchemy.orm import Session, aliased
 
 from ..errors import Breach, Denied, Invalid, NotFound, QuotaExceeded
 from ..orm import (
+    ENDED,
     QUOTA_RESOURCES,
     Allocation,
-    AllocationState,
+    Budget,
+    BudgetAction,
     HostModel,
     Member,
+    MemberMonth,
     MemberStatus,
     Quota,
     QuotaModel,
@@ -60,22 +76,54 @@ class Scopes:
     time_zone: str
     slot_millis: int
     """Fraction of one slot of the wanted model; 0 without GPUs or for an unknown model."""
+    budget: "BudgetTerms | None"
+
+
+@dataclass(frozen=True)
+class BudgetTerms:
+    """What was agreed for a workspace's months; the columns of its budget."""
+
+    amount: int
+    warn_percent: int
+    action: BudgetAction
 
 
 @dataclass
-class Held:
-    """Sums over open allocations of one level."""
+class Level:
+    """One level's limits, with the defaults filled in, and what counts against them."""
 
-    amounts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(HELD_AT_ONCE, 0))
-    models: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    limits: dict[str, int] = field(default_factory=dict)
+    """By `QUOTA_RESOURCES`; `UNLIMITED` where nothing limits."""
+    slot_limits: dict[str, int] = field(default_factory=dict)
+    """Slots by GPU model, where one is limited."""
+    held: dict[str, int] = field(default_factory=lambda: dict.fromkeys(QUOTA_RESOURCES, 0))
+    """Sums over open allocations."""
+    held_slots: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    gpu_time: int = 0
+    """Milli-GPU-seconds of this month, up to where each run was seen."""
+    written: int = 0
+    """Millionths that the ledger has of this month."""
+    unwritten: int = 0
+    """What runs cost since then to now, in millionths an hour × seconds, at the prices of their admission."""
+    per_hour: int = 0
+    """Millionths an hour for everything that is open."""
 
+    def count(self, resources: list[Any], model: str | None, slots: int | None, *sums: int | None) -> None:
+        """Add one row of sums; None is 0."""
+        for name, number in zip(QUOTA_RESOURCES, resources, strict=True):
+            self.held[name] += number or 0
+        if slots and model:
+            self.held_slots[model] += slots
+        gpu_time, written, unwritten, per_hour = (number or 0 for number in sums)
+        self.gpu_time += gpu_time
+        self.written += written
+        self.unwritten += unwritten
+        self.per_hour += per_hour
 
-@dataclass
-class Limits:
-    """Limits of one level with the defaults filled in; `UNLIMITED` where nothing limits."""
-
-    amounts: dict[str, int]
-    models: dict[str, int]
+    @property
+    def spent(self) -> int:
+        """Millionths of this month, to the second."""
+        return self.written + self.unwritten // 3600
 
 
 _lock = (
@@ -88,10 +136,14 @@ _lock = (
         Member.role,
         Member.status,
         select(HostModel.gpu_millis).where(HostModel.model == bindparam("model")).limit(1).scalar_subquery(),
+        Budget.amount,
+        Budget.warn_percent,
+        Budget.action,
     )
     .select_from(User)
     .join(Workspace, Workspace.id == bindparam("workspace_id"))
     .join(Member, (Member.workspace_id == Workspace.id) & (Member.user_id == User.id))
+    .outerjoin(Budget, Budget.workspace_id == Workspace.id)
     .where(User.id == bindparam("user_id"))
     .with_for_update(of=(User, Workspace, Member), key_share=True)
 )
@@ -111,9 +163,10 @@ def lock(session: Session, *, user_id: int, workspace_id: int, gpu_model: str | 
     )
     if row is None or row[1] is not None or row[6] != MemberStatus.ACTIVE:
         raise NotFound("The workspace")
-    user_name, _deleted, workspace_name, status, time_zone, role, _member_status, slot_millis = row
+    user_name, _deleted, workspace_name, status, time_zone, role, _member_status, slot_millis, *budget = row
     check_may_start(workspace_name, status, role)
-    return Scopes(user_id, user_name, workspace_id, workspace_name, time_zone, slot_millis or 0)
+    terms = BudgetTerms(*budget) if budget[0] is not None else None
+    return Scopes(user_id, user_name, workspace_id, workspace_name, time_zone, slot_millis or 0, terms)
 
 
 def check_may_start(workspace: str, status: WorkspaceStatus, role: Role) -> None:
@@ -124,107 +177,111 @@ def check_may_start(workspace: str, status: WorkspaceStatus, role: Role) -> None
         raise Denied("You are a viewer of {name}. Ask its owner to make you a member.", name=workspace)
 
 
-_limits = select(
-    Quota.scope, *(getattr(Quota, name) for name in QUOTA_RESOURCES), QuotaModel.model, QuotaModel.slots
-).outerjoin(QuotaModel, QuotaModel.quota_id == Quota.id)
-_limits = _limits.where(
-    or_(
-        Quota.scope.in_([QuotaScope.USER_DEFAULT, QuotaScope.WORKSPACE_DEFAULT]),
-        (Quota.scope == QuotaScope.USER) & (Quota.user_id == bindparam("user_id")),
-        (Quota.scope == QuotaScope.WORKSPACE) & (Quota.workspace_id == bindparam("workspace_id")),
-        (Quota.scope == QuotaScope.MEMBER)
-        & (Quota.workspace_id == bindparam("workspace_id"))
-        & (Quota.user_id == bindparam("user_id")),
+_user: Any = bindparam("user_id")
+_workspace: Any = bindparam("workspace_id")
+_quota, _model = aliased(Quota, name="q"), aliased(QuotaModel, name="m")
+_run, _month = aliased(Allocation, name="a"), aliased(MemberMonth, name="u")
+_NUMBERS = (*QUOTA_RESOURCES, "slots", "gpu_time", "written", "unwritten", "per_hour")
+
+
+def _word(text: str) -> Any:
+    return literal_column(f"'{text}'", String)
+
+
+def _rows(kind: str, scope: Any, model: Any, **numbers: Any) -> Any:
+    """One part of the union below; what is not named is 0."""
+    columns = [numbers.get(name, literal_column("0")) for name in _NUMBERS]
+    named = [cast(column, BigInteger).label(name) for name, column in zip(_NUMBERS, columns, strict=True)]
+    return select(_word(kind).label("kind"), scope.label("scope"), model.label("model"), *named)
+
+
+def _level(table: Any) -> Any:
+    """Which levels a row counts for: it is the user's, the workspace's, or both."""
+    of_user, of_workspace = table.user_id == _user, table.workspace_id == _workspace
+    return case((of_user & of_workspace, _word("member")), (of_user, _word("user")), else_=_word("workspace"))
+
+
+def _theirs(table: Any) -> Any:
+    return or_(table.user_id == _user, table.workspace_id == _workspace)
+
+
+def _open(column: Any) -> Any:
+    return func.sum(column).filter(_run.state != ENDED)
+
+
+_month_start: Any = bindparam("start", type_=_run.started_at.type)
+_since: Any = func.coalesce(_run.metered_until, _run.started_at)
+_since = case((_since < _month_start, _month_start), else_=_since)
+_until = func.coalesce(_run.ended_at, _run.seen_at)
+_since_epoch = extract("epoch", _since)
+_now = case((_run.ended_at.is_(None), bindparam("now")), else_=extract("epoch", _run.ended_at))
+
+_limits = (
+    _rows(
+        "limit", type_coerce(_quota.scope, String), _model.model, slots=_model.slots,
+        **{name: getattr(_quota, name) for name in QUOTA_RESOURCES},
     )
-)
-
-
-def limits(session: Session, *, user_id: int, workspace_id: int) -> dict[str, Limits]:
-    """Read what limits each level, defaults filled in."""
-    rows: dict[str, Any] = {}
-    models: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in session.connection().execute(_limits, {"user_id": user_id, "workspace_id": workspace_id}):
-        rows[row[0].value] = row
-        if row[-2] is not None:
-            models[row[0].value][row[-2]] = row[-1]
-    result = {}
-    for level in LEVELS:
-        own, default = rows.get(level), rows.get(f"{level}-default")
-        amounts = {}
-        for index, name in enumerate(QUOTA_RESOURCES, start=1):
-            value = own[index] if own is not None else None
-            if value is None and default is not None:
-                value = default[index]
-            amounts[name] = value if value is not None else UNLIMITED if level == "member" else 0
-        result[level] = Limits(amounts, {**models.get(f"{level}-default", {}), **models.get(level, {})})
-    return result
-
-
-_mine = case((Allocation.user_id == bindparam("user_id"), 1), else_=0).label("mine")
-_here = case((Allocation.workspace_id == bindparam("workspace_id"), 1), else_=0).label("here")
-_held = (
-    select(
-        _mine,
-        _here,
-        Allocation.gpu_model,
-        func.sum(Allocation.gpu_millis),
-        func.sum(Allocation.cpu_millis),
-        func.sum(Allocation.memory_bytes),
-        func.count(),
-        func.sum(Allocation.gpu_slots),
-    )
+    .select_from(_quota)
+    .outerjoin(_model, _model.quota_id == _quota.id)
     .where(
-        Allocation.state != AllocationState.ENDED,
-        or_(Allocation.user_id == bindparam("user_id"), Allocation.workspace_id == bindparam("workspace_id")),
+        or_(
+            _quota.scope.in_([_word("user-default"), _word("workspace-default")]),
+            (_quota.scope == _word("user")) & (_quota.user_id == _user),
+            (_quota.scope == _word("workspace")) & (_quota.workspace_id == _workspace),
+            (_quota.scope == _word("member")) & (_quota.workspace_id == _workspace) & (_quota.user_id == _user),
+        )
     )
-    .group_by("mine", "here", Allocation.gpu_model)
+)  # fmt: skip
+_held = (
+    _rows(
+        "held", _level(_run), _run.gpu_model,
+        slots=_open(_run.gpu_slots), gpu_millis=_open(_run.gpu_millis), cpu_millis=_open(_run.cpu_millis),
+        memory_bytes=_open(_run.memory_bytes), environments=_open(literal_column("1")),
+        gpu_time=func.sum(_run.gpu_millis * (extract("epoch", _until) - _since_epoch)).filter(_until > _since),
+        unwritten=func.sum(_run.price_per_hour * (_now - _since_epoch)).filter(_now > _since_epoch),
+        per_hour=_open(_run.price_per_hour),
+    )
+    .where(~_run.metered, _theirs(_run))
+    .group_by("scope", "model")
+)  # fmt: skip
+_used = (
+    _rows("used", _level(_month), _word(""), gpu_time=func.sum(_month.gpu_time), written=func.sum(_month.amount))
+    .where(_month.month == bindparam("month"), _theirs(_month))
+    .group_by("scope")
 )
+_levels = union_all(_limits, _held, _used)
+"""All that an admission counts, in one statement: the limits, what runs hold and have used since they were last
+metered, and what the ledger has of the month."""
 
 
-def held(session: Session, *, user_id: int, workspace_id: int) -> dict[str, Held]:
-    """Sum what open allocations hold, by level."""
-    result = {level: Held() for level in LEVELS}
-    ids = {"user_id": user_id, "workspace_id": workspace_id}
-    for mine, here, model, *sums, slots in session.connection().execute(_held, ids):
-        levels = [level for level, counts in (("user", mine), ("workspace", here), ("member", mine and here)) if counts]
-        for level in levels:
-            for name, value in zip(HELD_AT_ONCE, sums, strict=True):
-                result[level].amounts[name] += int(value)
-            if model:
-                result[level].models[model] += int(slots)
+def levels(session: Session, *, user_id: int, workspace_id: int, time_zone: str, now: datetime) -> dict[str, Level]:
+    """Read what limits each level, defaults filled in, and what counts against it in the current month of the zone.
+    A user's month is, in each workspace, the month of that workspace."""
+    month = month_of(now, time_zone)
+    facts = {"user_id": user_id, "workspace_id": workspace_id, "month": month, "now": int(now.timestamp())}
+    rows = session.connection().execute(_levels, {**facts, "start": month_bounds(month, time_zone)[0]}).all()
+    result = {level: Level() for level in LEVELS}
+    limits: dict[str, Any] = {}
+    models: dict[str, dict[str, int]] = defaultdict(dict)
+    for kind, scope, model, *numbers in rows:
+        resources, (slots, *sums) = numbers[: len(QUOTA_RESOURCES)], numbers[len(QUOTA_RESOURCES) :]
+        if kind == "limit":
+            limits[scope] = resources
+            if model is not None:
+                models[scope][model] = slots
+        else:
+            for level in LEVELS if scope == "member" else (scope,):
+                result[level].count(resources, model, slots, *sums)
+    for level, counted in result.items():
+        own, default = limits.get(level, _NOTHING), limits.get(f"{level}-default", _NOTHING)
+        absent = UNLIMITED if level == "member" else 0
+        for name, mine, usual in zip(QUOTA_RESOURCES, own, default, strict=True):
+            counted.limits[name] = mine if mine is not None else usual if usual is not None else absent
+        counted.slot_limits = {**models[f"{level}-default"], **models[level]}
     return result
 
 
-_until = func.coalesce(Allocation.ended_at, Allocation.seen_at, Allocation.started_at)
-_start: Any = bindparam("start", type_=Allocation.started_at.type)
-_begin = case((Allocation.started_at < _start, _start), else_=Allocation.started_at)
-_gpu_time = func.sum(Allocation.gpu_millis * (extract("epoch", _until) - extract("epoch", _begin)))
-_this_month = (
-    (Allocation.gpu_millis > 0)
-    & Allocation.started_at.is_not(None)
-    & (_until > _start)
-    & or_(Allocation.ended_at.is_(None), Allocation.ended_at > _start)
-)
-_of_user = Allocation.user_id == bindparam("user_id")
-_of_workspace = Allocation.workspace_id == bindparam("workspace_id")
-_used = select(
-    _gpu_time.filter(_of_user), _gpu_time.filter(_of_workspace), _gpu_time.filter(_of_user & _of_workspace)
-).where(_this_month, _of_user | _of_workspace)
-
-
-def used(session: Session, *, user_id: int, workspace_id: int, time_zone: str, now: datetime) -> dict[str, int]:
-    """GPU time in the current month of that zone, by level, in milli-GPU-seconds, up to where each run was seen."""
-    start, _end = month_bounds(month_of(now, time_zone), time_zone)
-    facts = {"user_id": user_id, "workspace_id": workspace_id, "start": start}
-    sums = session.connection().execute(_used, facts).one()
-    return {level: int(gpu_time or 0) for level, gpu_time in zip(LEVELS, sums, strict=True)}
-
-
-def usage_of(session: Session, *, now: datetime, time_zone: str, workspace_id: int) -> int:
-    """GPU time of a workspace in the current month of that zone, in milli-GPU-seconds."""
-    start, _end = month_bounds(month_of(now, time_zone), time_zone)
-    query = select(_gpu_time).where(_this_month, Allocation.workspace_id == workspace_id)
-    return int(session.scalar(query, {"start": start}) or 0)
+_NOTHING = [None] * len(QUOTA_RESOURCES)
 
 
 @dataclass(frozen=True)
@@ -245,54 +302,34 @@ class Measured:
         return self.wanted > 0 and self.held + self.wanted > self.limit
 
 
-def measure(session: Session, *, scopes: Scopes, wanted: Resources, now: datetime) -> list[Measured]:
+def measure(found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources) -> list[Measured]:
     """Lay every limit that is not unlimited beside what is held and what is wanted."""
-    allowed = limits(session, user_id=scopes.user_id, workspace_id=scopes.workspace_id)
-    holding = held(session, user_id=scopes.user_id, workspace_id=scopes.workspace_id)
     more = {
         "gpu_millis": wanted.gpu_millis,
         "cpu_millis": wanted.cpu_millis,
         "memory_bytes": wanted.memory_bytes,
         "environments": 1,
     }
-    hours = {level: allowed[level].amounts["gpu_hours"] for level in LEVELS}
-    used_gpu_time = {}
-    if wanted.gpu_millis and min(hours.values()) < UNLIMITED:
-        used_gpu_time = used(
-            session,
-            user_id=scopes.user_id,
-            workspace_id=scopes.workspace_id,
-            time_zone=scopes.time_zone,
-            now=now,
-        )
-    result = []
-    for level in LEVELS:
-        name = scopes.user_name if level == "user" else scopes.workspace_name
-        for resource in HELD_AT_ONCE:
-            limit = allowed[level].amounts[resource]
-            if limit < UNLIMITED:
-                shown = _SHOWN.get(resource, resource)
-                result.append(Measured(level, name, shown, more[resource], holding[level].amounts[resource], limit))
-        if wanted.gpu_model is not None and wanted.gpu_model in allowed[level].models:
-            limit = allowed[level].models[wanted.gpu_model]
-            if limit < UNLIMITED:
-                already = holding[level].models[wanted.gpu_model]
-                result.append(Measured(level, name, f"gpu:{wanted.gpu_model}", wanted.gpu_slots, already, limit))
-        if hours[level] < UNLIMITED and wanted.gpu_millis:
-            limit = hours[level] * 3_600_000
-            result.append(Measured(level, name, "gpu_hours", wanted.gpu_millis * 3600, used_gpu_time[level], limit))
+    result: list[Measured] = []
+    for scope, level in found.items():
+        name = scopes.user_name if scope == "user" else scopes.workspace_name
+        laid = [(_SHOWN.get(one, one), more[one], level.held[one], level.limits[one]) for one in HELD_AT_ONCE]
+        if wanted.gpu_model is not None:
+            model = wanted.gpu_model
+            slots = level.slot_limits.get(model, UNLIMITED)
+            laid.append((f"gpu:{model}", wanted.gpu_slots, level.held_slots[model], slots))
+            hours = level.limits["gpu_hours"] * 3_600_000
+            laid.append(("gpu_hours", wanted.gpu_millis * 3600, level.gpu_time, hours))
+        result += [Measured(scope, name, *facts) for facts in laid if facts[-1] < UNLIMITED]
     return result
 
 
-def check(session: Session, *, scopes: Scopes, wanted: Resources, now: datetime) -> None:
+def check(found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources) -> None:
     """Raises: QuotaExceeded with every limit that the wish would break, on all levels."""
-    refuse_broken(measure(session, scopes=scopes, wanted=wanted, now=now))
-
-
-def refuse_broken(measured: list[Measured]) -> None:
-    """Raises: QuotaExceeded when any of the measured limits is broken."""
     breaches = tuple(
-        Breach(one.scope, one.name, one.resource, one.wanted, one.held, one.limit) for one in measured if one.broken
+        Breach(one.scope, one.name, one.resource, one.wanted, one.held, one.limit)
+        for one in measure(found, scopes=scopes, wanted=wanted)
+        if one.broken
     )
     if breaches:
         raise QuotaExceeded(breaches)

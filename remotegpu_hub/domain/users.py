@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from ..errors import NotFound
 from ..observed import HubUser
-from ..orm import Environment as EnvironmentRow
-from ..orm import EnvironmentState, User
+from ..orm import DELETED, Environment, EnvironmentState, User
 from .audit import SYSTEM, record
 
 _users = table("users", column("id"), column("name"), column("created"))
@@ -91,8 +90,8 @@ def retire(session: Session, *, user: User, now: datetime) -> None:
     """Mark a user whom the hub no longer has; the environments go with it, the ledger stays."""
     user.deleted_at = now
     session.execute(
-        update(EnvironmentRow)
-        .where(EnvironmentRow.user_id == user.id, EnvironmentRow.state != EnvironmentState.DELETED)
+        update(Environment)
+        .where(Environment.user_id == user.id, Environment.state != DELETED)
         .values(state=EnvironmentState.DELETED, deleted_at=now)
     )
     session.flush()

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from ..errors import Conflict, Invalid, NotFound
 from ..observed import HubUser
 from ..orm import (
+    ENDED,
     Allocation,
-    AllocationState,
     Budget,
     Member,
     MemberStatus,
@@ -193,9 +193,7 @@ def _check_group(session: Session, hub_group: str | None) -> None:
 def archive(session: Session, *, workspace: Workspace, actor: Actor, now: datetime) -> None:
     """Close a workspace for new starts. Raises: Conflict while environments run in it."""
     _lock(session, workspace)
-    running = session.scalar(
-        select(exists().where(Allocation.workspace_id == workspace.id, Allocation.state != AllocationState.ENDED))
-    )
+    running = session.scalar(select(exists().where(Allocation.workspace_id == workspace.id, Allocation.state != ENDED)))
     if running:
         raise Conflict("Environments of {name} are running. Stop them first.", name=workspace.name)
     workspace.status = WorkspaceStatus.ARCHIVED

@@ -3,7 +3,7 @@
 from .base import PREFIX, Base, UTCDateTime
 from .housekeeping import AuditEntry, Fact, TickLease
 from .inventory import Flavor, Gpu, GpuSlot, GpuStatus, Host, HostModel, HostStatus, Image, ImageStatus, Visibility
-from .money import BillingRecord, Price, RecordKind, Spend, SubjectKind
+from .money import BillingRecord, MemberMonth, Price, RecordKind, SubjectKind
 from .people import (
     QUOTA_RESOURCES,
     Budget,
@@ -21,6 +21,8 @@ from .people import (
 )
 from .triggers import APPEND_ONLY
 from .work import (
+    DELETED,
+    ENDED,
     Allocation,
     AllocationSlot,
     AllocationState,
@@ -34,6 +36,8 @@ from .work import (
 
 __all__ = [
     "APPEND_ONLY",
+    "DELETED",
+    "ENDED",
     "PREFIX",
     "QUOTA_RESOURCES",
     "Allocation",
@@ -59,6 +63,7 @@ __all__ = [
     "Image",
     "ImageStatus",
     "Member",
+    "MemberMonth",
     "MemberStatus",
     "PortMapping",
     "PortService",
@@ -68,7 +73,6 @@ __all__ = [
     "QuotaScope",
     "RecordKind",
     "Role",
-    "Spend",
     "SubjectKind",
     "TickLease",
     "UTCDateTime",

@@ -125,7 +125,7 @@ class GpuSlot(HasId, Base):
             "ix_remotegpu_gpu_slots_usable",
             "host_id",
             "model",
-            sqlite_where=text("usable"),
+            sqlite_where=text("usable = 1"),  # spelt as SQLAlchemy asks for it
             postgresql_where=text("usable"),
         ),
         *not_negative(["gpu_millis"]),

@@ -1,4 +1,4 @@
-"""Prices, the append-only ledger, and the month's running total.
+"""Prices, the append-only ledger, and the running sums of each month.
 
 The ledger's keys: a usage row is unique by (subject, resource, start, price), so metering twice, late, or from two
 workers writes the same rows once. A hash chain per workspace will stand in a table of its own (workspace, sequence,
@@ -81,11 +81,17 @@ class BillingRecord(HasId, Base):
     )
 
 
-class Spend(Base):
-    """Sum of a workspace's records of one month, kept in the transaction that writes them: admission reads one row."""
+class MemberMonth(Base):
+    """Sums of one user's records in one month of a workspace, kept in the transaction that writes them: an admission
+    reads a few rows, however much ran before it."""
 
-    __tablename__ = PREFIX + "spend"
+    __tablename__ = PREFIX + "member_months"
     workspace_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "workspaces.id"), primary_key=True)
     month: Mapped[str] = mapped_column(String(7), primary_key=True)
     """`2026-11`, a calendar month of the workspace's time zone."""
-    amount: Mapped[int]
+    user_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "users.id"), primary_key=True)
+    amount: Mapped[int] = mapped_column(default=0)
+    """Millionths of the hub's currency."""
+    gpu_time: Mapped[int] = mapped_column(default=0)
+    """Milli-GPU-seconds."""
+    __table_args__ = (Index(None, "user_id", "month"),)

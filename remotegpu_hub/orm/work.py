@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .base import NO_REUSE, PREFIX, Base, HasId, not_negative, one_of
@@ -51,7 +51,15 @@ class PortService(StrEnum):
     CUSTOM = "custom"
 
 
+ENDED: Any = literal_column("'ended'")
+DELETED: Any = literal_column("'deleted'")
+"""States written out, for conditions: a plan with a parameter in their place could not use the partial indexes, so the
+server would plan anew at each call."""
 OPEN = text("state <> 'ended'")
+IS_OPEN: dict[str, Any] = {"postgresql_where": text("open"), "sqlite_where": text("open = 1")}
+UNMETERED: dict[str, Any] = {"postgresql_where": text("NOT metered"), "sqlite_where": text("metered = 0")}
+"""Predicates of indexes, each in the very form in which SQLAlchemy asks that database: SQLite uses a partial index only
+where the condition is spelt alike."""
 
 
 class Environment(HasId, Base):
@@ -146,19 +154,10 @@ class Allocation(HasId, Base):
     ports: Mapped[list["PortMapping"]] = relationship(order_by="PortMapping.id")
     __table_args__ = (
         Index("uq_remotegpu_allocations_open", "environment_id", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),
-        Index("ix_remotegpu_allocations_open_user", "user_id", sqlite_where=OPEN, postgresql_where=OPEN),
-        Index("ix_remotegpu_allocations_open_workspace", "workspace_id", sqlite_where=OPEN, postgresql_where=OPEN),
         Index("ix_remotegpu_allocations_open_host", "host_id", sqlite_where=OPEN, postgresql_where=OPEN),
-        Index("ix_remotegpu_allocations_workspace_ended_at", "workspace_id", "ended_at"),
-        Index("ix_remotegpu_allocations_user_ended_at", "user_id", "ended_at"),
         Index("ix_remotegpu_allocations_environment_id", "environment_id"),
-        Index(
-            "ix_remotegpu_allocations_unmetered",
-            "workspace_id",
-            "id",
-            sqlite_where=text("NOT metered"),
-            postgresql_where=text("NOT metered"),
-        ),
+        Index("ix_remotegpu_allocations_unmetered_workspace", "workspace_id", **UNMETERED),
+        Index("ix_remotegpu_allocations_unmetered_user", "user_id", **UNMETERED),
         CheckConstraint("(state = 'ended') = (ended_at IS NOT NULL)", name="ended_has_an_end"),
         CheckConstraint("started_at IS NULL OR ended_at IS NULL OR started_at <= ended_at", name="ends_after_start"),
         *not_negative(["gpu_slots", "gpu_millis", "cpu_millis", "memory_bytes", "price_per_hour"]),
@@ -178,8 +177,7 @@ class AllocationSlot(Base):
             "uq_remotegpu_allocation_slots_open",
             "slot_id",
             unique=True,
-            sqlite_where=text("open"),
-            postgresql_where=text("open"),
+            **IS_OPEN,
         ),
     )
 
@@ -207,8 +205,7 @@ class PortMapping(HasId, Base):
             "protocol",
             "external_port",
             unique=True,
-            sqlite_where=text("open"),
-            postgresql_where=text("open"),
+            **IS_OPEN,
         ),
         CheckConstraint("external_port BETWEEN 1 AND 65535", name="external_port_exists"),
         CheckConstraint("internal_port BETWEEN 1 AND 65535", name="internal_port_exists"),

@@ -11,7 +11,7 @@ from sqlalchemy import text, update
 from remotegpu_hub import workers
 from remotegpu_hub.cli import machine
 from remotegpu_hub.clients import processes
-from remotegpu_hub.orm import BillingRecord, Gpu, GpuStatus, Host, HostModel, Quota, Spend, Workspace
+from remotegpu_hub.orm import BillingRecord, Gpu, GpuStatus, Host, HostModel, MemberMonth, Quota, Workspace
 
 from .test_app import CONFIG
 
@@ -44,7 +44,7 @@ def test_a_healthy_hub_has_no_problem(doctor, remotegpu, world, engine):
     world.meter()
     found = doctor()
     assert not [key for key in found if key[1] == "problem"]
-    for subject in ("python", "jupyterhub", "database", "prices", "quotas", "hosts", "gpus", "counters", "spend"):
+    for subject in ("python", "jupyterhub", "database", "prices", "quotas", "hosts", "gpus", "counters", "months"):
         assert (subject, "ok") in found, subject
     lines = remotegpu("doctor").out.splitlines()
     assert all(line.startswith(("ok       ", "warn     ")) for line in lines)
@@ -59,10 +59,17 @@ WRONG = {
     "wrong count of a model": (
         *(update(HostModel).values(used=HostModel.used + 1), "counters", "problem", "host-1 (A100-80GB)"),
     ),
-    "lost spend": (
-        *(update(Spend).values(amount=Spend.amount - 1_000_000), "spend", "problem", "lab: the months add up to $1.00"),
+    "lost money": (
+        update(MemberMonth).values(amount=MemberMonth.amount - 1_000_000),
+        *("months", "problem", "lab: the months add up to $1.00 less than"),
     ),
-    "spend of another month": (update(Spend).values(month="2001-01"), "spend", "warn", "lab: records and months are"),
+    "too much GPU time": (
+        update(MemberMonth).values(gpu_time=MemberMonth.gpu_time + 9_000_000),
+        *("months", "problem", "lab: the months add up to 2.50 GPU hours more than"),
+    ),
+    "sums of another month": (
+        *(update(MemberMonth).values(month="2001-01"), "months", "warn", "lab: records and months are"),
+    ),
     "gpu in error": (
         *(update(Gpu).where(Gpu.index == 2).values(status=GpuStatus.ERROR), "gpus", "problem", "host-1:2, host-2:2"),
     ),

@@ -15,9 +15,7 @@ from ..worlds import ADMIN, World
 def status(world: World, name: str = "lab") -> BudgetStatus:
     with db.begin(world.engine, read_only=True) as session:
         space = workspaces.by_name(session, name=name)
-        found = budgets.status(
-            session, workspace_id=space.id, workspace=space.name, time_zone=space.time_zone, now=world.now
-        )
+        found = budgets.status_of(session, workspace=space, now=world.now)
         assert found is not None
         usage = billing.usage_of(session, workspace=space, month=None, now=world.now)
         assert abs(usage.total - found.spent) <= 6, "the page of the month and the budget tell the same"

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from remotegpu_hub import db
 from remotegpu_hub.domain import billing, metering, workspaces
-from remotegpu_hub.orm import Allocation, Spend
+from remotegpu_hub.orm import Allocation, MemberMonth
 from remotegpu_hub.units import GIB, MICROS, charge, seconds_between
 
 from ..worlds import A100, World
@@ -121,7 +121,7 @@ def test_months_end_at_midnight_of_the_workspace(world: World, zone: str, cut: s
     world.meter()
     found = rows(world)
     assert cut in {stop for _start, stop, _amount in found}
-    assert dict(world.read(select(Spend.month, Spend.amount).order_by(Spend.month))) == {
+    assert dict(world.read(select(MemberMonth.month, MemberMonth.amount).order_by(MemberMonth.month))) == {
         "2026-11": sum(one.amount for one in world.records() if one.end <= month_end.replace(tzinfo=UTC)),
         "2026-12": sum(one.amount for one in world.records() if one.start >= month_end.replace(tzinfo=UTC)),
     }
@@ -130,7 +130,9 @@ def test_months_end_at_midnight_of_the_workspace(world: World, zone: str, cut: s
         totals = [
             billing.usage_of(session, workspace=space, month=f"2026-{n}", now=world.now).written for n in (11, 12)
         ]
-    assert totals == [row[1] for row in world.read(select(Spend.month, Spend.amount).order_by(Spend.month))]
+    assert totals == [
+        row[1] for row in world.read(select(MemberMonth.month, MemberMonth.amount).order_by(MemberMonth.month))
+    ]
     world.check()
 
 
@@ -226,7 +228,7 @@ def test_the_ledger_is_append_only_for_everybody(world: World, statement: str):
     assert [(one.id, one.amount) for one in world.records()] == before
 
 
-def test_sums_of_records_are_the_spend_of_the_months(world: World):
+def test_the_sums_of_a_month_are_those_of_its_records(world: World):
     for number in range(6):
         run = run_at(world, f"{number + 8:02}:{number * 9:02}:01", "2026-11-30", server=str(number), cpu=1234)
         end(world, run, f"{number * 3:02}:07:59", "2026-12-01")
@@ -234,5 +236,5 @@ def test_sums_of_records_are_the_spend_of_the_months(world: World):
     months: dict[str, int] = {}
     for one in world.records():
         months[f"{one.start:%Y-%m}"] = months.get(f"{one.start:%Y-%m}", 0) + one.amount
-    assert dict(world.read(select(Spend.month, Spend.amount))) == months
+    assert dict(world.read(select(MemberMonth.month, MemberMonth.amount))) == months
     world.check()

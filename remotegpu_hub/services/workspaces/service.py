@@ -61,11 +61,9 @@ class Me(Handler):
 
 def _workspace(session: Session, user_id: int, member: Any) -> dict[str, Any]:
     space = member.workspace
-    allowed = quotas.limits(session, user_id=user_id, workspace_id=space.id)
-    holding = quotas.held(session, user_id=user_id, workspace_id=space.id)
-    status = budgets.status(
-        session, workspace_id=space.id, workspace=space.name, time_zone=space.time_zone, now=utcnow()
-    )
+    now = utcnow()
+    levels = quotas.levels(session, user_id=user_id, workspace_id=space.id, time_zone=space.time_zone, now=now)
+    status = budgets.status_of(session, workspace=space, now=now)
 
     def shown(value: int) -> int | str:
         return "unlimited" if value >= UNLIMITED else value
@@ -74,10 +72,8 @@ def _workspace(session: Session, user_id: int, member: Any) -> dict[str, Any]:
         "name": space.name,
         "display_name": space.display_name,
         "role": member.role.value,
-        "limits": {
-            level: {name: shown(value) for name, value in allowed[level].amounts.items()} for level in quotas.LEVELS
-        },
-        "held": {level: holding[level].amounts for level in quotas.LEVELS},
+        "limits": {level: {name: shown(value) for name, value in one.limits.items()} for level, one in levels.items()},
+        "held": {level: {name: one.held[name] for name in quotas.HELD_AT_ONCE} for level, one in levels.items()},
         "budget": {"amount": status.amount, "spent": status.spent, "month": status.month} if status else None,
     }
 
