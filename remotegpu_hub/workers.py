@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from .clients import nvml, processes
 from .db import begin
-from .domain import allocations, inventory, metering, users, workspaces
-from .domain.allocations import Snapshot
+from .domain import allocations, environments, inventory, metering, users, workspaces
+from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
 from .errors import RemoteGPUError
@@ -39,6 +39,8 @@ SETTLING = timedelta(seconds=5)
 """Facts of the hub and of the process table are this much apart at most."""
 STOP_GRACE_SECONDS = 5.0
 ATTEMPTS_KEPT = timedelta(days=1)
+REFUSED_KEPT = timedelta(minutes=10)
+"""How far back refusals are looked at: a hub that is away for longer keeps the empty entries."""
 
 
 class Fault(StrEnum):
@@ -276,6 +278,45 @@ def _repair(runtime: Runtime, repair: Repair) -> None:
             allocations.release(session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow())
         record(session, actor=SYSTEM, action="allocation.repair", entity="allocation",
                entity_id=repair.allocation_id, now=utcnow(), fault=repair.fault.value)  # fmt: skip
+
+
+async def stop_due(runtime: Runtime, stop: Callable[[str, str], Awaitable[object]]) -> int:
+    """Stop what has reached its deadline: the reason is kept first, then the hub is asked. Where the hub does not do
+    it, the reconciler finds an end that was not finished. Returns how many.
+
+    Raises: Unavailable when the database cannot be asked.
+    """
+    late = await asyncio.to_thread(_begin_to_end, runtime)
+    for one in late:
+        try:
+            await stop(one.user_name, one.server_name)
+        except RemoteGPUError as error:
+            log.warning("%s of %s was not stopped by the hub: %s", one.server_name or "server", one.user_name, error)
+    return len(late)
+
+
+def _begin_to_end(runtime: Runtime) -> list[Due]:
+    with begin(runtime.engine) as session:
+        late = allocations.due(session, now=utcnow())
+        for one in late:
+            allocations.mark_ending(
+                session, attempt=one.attempt, reason=one.reason, actor=SYSTEM, now=utcnow(), message=one.message
+            )
+        return late
+
+
+async def forget_refused(runtime: Runtime, forget: Callable[[str, str], Awaitable[object]]) -> None:
+    """Remove from the hub what was refused as a new environment in the last minutes.
+
+    Raises: Unavailable when hub or database cannot be asked.
+    """
+
+    def refused() -> set[tuple[str, str]]:
+        with begin(runtime.engine, read_only=True) as session:
+            return environments.refused_new(session, since=utcnow() - REFUSED_KEPT)
+
+    for user_name, server_name in await asyncio.to_thread(refused):
+        await forget(user_name, server_name)
 
 
 def meter(runtime: Runtime) -> int:

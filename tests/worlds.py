@@ -202,6 +202,16 @@ class World:
                 **columns,
             )
 
+    def remove(self, workspace: str, user: str) -> None:
+        with begin(self.engine) as session:
+            workspaces.remove_member(
+                session,
+                workspace=workspaces.by_name(session, name=workspace),
+                user=users.by_name(session, name=user),
+                actor=ADMIN,
+                now=self.now,
+            )
+
     def quota(
         self,
         scope: QuotaScope,

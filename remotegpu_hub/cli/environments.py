@@ -1,14 +1,15 @@
 """`remotegpu environments`: what users keep, and what of it runs."""
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 from traitlets import Bool
 
 from .. import words
 from ..domain import environments, prices, users, workspaces
-from ..orm import Allocation, AllocationSlot, AllocationState, Environment
+from ..orm import Allocation, AllocationSlot, AllocationState, Deadline, Environment
 from ..units import show_bytes, show_thousandths
 from .command import Command, Text, option
 from .tables import Column, Row, iso, short
@@ -42,6 +43,7 @@ COLUMNS = [
     Column("HOST", _run("host")),
     Column("AN HOUR", _price, right=True),
     Column("SINCE", lambda row: short(row["run"]["started_at"]) if row["run"] else "-"),
+    Column("STOPS", lambda row: short(row["run"]["stops_at"]) if row["run"] else "-"),
 ]
 
 
@@ -53,10 +55,15 @@ def listed(session: Session) -> list[dict[str, Any]]:
         for one in session.scalars(select(Allocation).where(Allocation.state != AllocationState.ENDED).options(*held))
     }
     currency = prices.currency(session)
-    return [plain(one, runs.get(one.id), currency) for one in environments.all_live(session)]
+    ends = dict(session.execute(select(Deadline.allocation_id, func.min(Deadline.at)).group_by(Deadline.allocation_id)))
+    rows = []
+    for one in environments.all_live(session):
+        run = runs.get(one.id)
+        rows.append(plain(one, run, ends.get(run.id) if run else None, currency))
+    return rows
 
 
-def plain(environment: Environment, run: Allocation | None, currency: str) -> dict[str, Any]:
+def plain(environment: Environment, run: Allocation | None, stops_at: datetime | None, currency: str) -> dict[str, Any]:
     """An environment for programs; `run` is null when it holds nothing."""
     return {
         "id": environment.id,
@@ -86,6 +93,7 @@ def plain(environment: Environment, run: Allocation | None, currency: str) -> di
             "admitted_at": iso(run.admitted_at),
             "started_at": iso(run.started_at),
             "seen_at": iso(run.seen_at),
+            "stops_at": iso(stops_at),
         },
     }
 

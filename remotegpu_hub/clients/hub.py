@@ -78,6 +78,22 @@ class HubClient:
         answer = await self._send("DELETE", path)
         return answer.status_code == httpx.codes.NO_CONTENT
 
+    async def forget_server(self, user_name: str, server_name: str) -> bool:
+        """Let the hub drop a named server that stands still; one that runs, starts or stops is left alone.
+
+        Returns whether there was one to drop. Raises: Denied, Unavailable.
+        """
+        path = f"users/{quote(user_name, safe='')}"
+        try:
+            user = (await self._send("GET", path, {"include_stopped_servers": "1"})).json()
+            server = user.get("servers", {}).get(server_name)
+            if not server or not server["stopped"]:
+                return False
+            await self._send("DELETE", f"{path}/servers/{quote(server_name, safe='')}", body={"remove": True})
+        except NotFound:
+            return False
+        return True
+
     async def _active_users(self) -> list[dict[str, Any]] | None:
         """All pages; None when the list moved while it was read, which each page's overlap with the last one tells."""
         users: list[dict[str, Any]] = []
@@ -109,9 +125,11 @@ class HubClient:
             pause_seconds *= 3
         return _page(await self._send("GET", path, query))
 
-    async def _send(self, method: str, path: str, query: Mapping[str, str | int] | None = None) -> httpx.Response:
+    async def _send(
+        self, method: str, path: str, query: Mapping[str, str | int] | None = None, *, body: Any = None
+    ) -> httpx.Response:
         try:
-            answer = await self._client.request(method, path, params=query, headers={"Accept": _PAGINATED})
+            answer = await self._client.request(method, path, params=query, headers={"Accept": _PAGINATED}, json=body)
         except httpx.TimeoutException as error:
             raise Unavailable("The hub did not answer in time; nothing is known.") from error
         except httpx.HTTPError as error:

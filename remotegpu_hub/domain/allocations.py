@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import bindparam, exists, insert, literal, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, make_transient_to_detached
@@ -19,6 +19,7 @@ from ..orm import (
     AllocationSlot,
     AllocationState,
     Attempt,
+    Deadline,
     EndReason,
     Environment,
     EnvironmentState,
@@ -351,6 +352,7 @@ def give_back(session: Session, allocation: Allocation) -> None:
         .execution_options(synchronize_session=False)
     )
     ports.give_back(session, allocation_id=allocation.id)
+    session.execute(delete(Deadline).where(Deadline.allocation_id == allocation.id))
 
 
 @dataclass(frozen=True)
@@ -386,6 +388,38 @@ def open_runs(session: Session) -> list[Snapshot]:
         .order_by(Allocation.id)
     )
     return [Snapshot(*row) for row in rows]
+
+
+@dataclass(frozen=True)
+class Due:
+    """A run whose time is over."""
+
+    attempt: str
+    user_name: str
+    server_name: str
+    reason: EndReason
+    message: str
+
+
+def due(session: Session, *, now: datetime) -> list[Due]:
+    """Runs that have reached a deadline and whose end has not begun, the longest overdue first."""
+    rows = session.execute(
+        select(Allocation.attempt, User.name, Environment.server_name, Deadline.reason, Deadline.message)
+        .join(Deadline, Deadline.allocation_id == Allocation.id)
+        .join(User, User.id == Allocation.user_id)
+        .join(Environment, Environment.id == Allocation.environment_id)
+        .where(Deadline.at <= now, Allocation.state.in_([AllocationState.ADMITTED, AllocationState.ACTIVE]))
+        .order_by(Deadline.at)
+    )
+    first: dict[str, Due] = {}
+    for row in rows:
+        first.setdefault(row.attempt, Due(*row))
+    return list(first.values())
+
+
+def stops_at(session: Session, *, allocation_id: int) -> datetime | None:
+    """The earliest deadline of a run, if it has one."""
+    return session.scalar(select(func.min(Deadline.at)).where(Deadline.allocation_id == allocation_id))
 
 
 def known_ids(session: Session, *, allocation_ids: Collection[int]) -> set[int]:

@@ -14,6 +14,7 @@ from ..orm import (
     ENDED,
     Allocation,
     AllocationState,
+    AuditEntry,
     Environment,
     EnvironmentState,
     Image,
@@ -436,6 +437,22 @@ def delete(session: Session, *, user_id: int, server_name: str, actor: Actor, no
     session.flush()
     record(session, actor=actor, action="environment.delete", entity="environment", entity_id=environment.id,
            now=now, server_name=server_name)  # fmt: skip
+
+
+def refused_new(session: Session, *, since: datetime) -> set[tuple[str, str]]:
+    """User and server name of named servers that were refused at their first start, so that no environment came of
+    them: the hub keeps an empty entry of each."""
+    refusals = session.execute(
+        select(User.name, User.id, AuditEntry.detail)
+        .join(User, User.id == AuditEntry.entity_id)
+        .where(AuditEntry.action == "allocation.refused", AuditEntry.at > since, User.deleted_at.is_(None))
+    )
+    return {
+        (name, detail["server_name"])
+        for name, user_id, detail in refusals
+        if detail.get("new") and detail["server_name"]
+        and find(session, user_id=user_id, server_name=detail["server_name"]) is None
+    }  # fmt: skip
 
 
 def of_user(session: Session, *, user: User) -> list[Environment]:

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import available_timezones
 
-from sqlalchemy import exists, select
+from sqlalchemy import delete, exists, insert, literal, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict, Invalid, NotFound
@@ -14,7 +14,10 @@ from ..observed import HubUser
 from ..orm import (
     ENDED,
     Allocation,
+    AllocationState,
     Budget,
+    Deadline,
+    EndReason,
     Member,
     MemberStatus,
     Quota,
@@ -29,6 +32,8 @@ from .audit import SYSTEM, Actor, record
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,61}[a-z0-9]")
 UNSET: Any = object()
+LEAVING_GRACE = timedelta(hours=1)
+"""How long what runs of a removed or suspended member goes on: time to save a result."""
 
 
 def check_display_name(text: str) -> str:
@@ -227,6 +232,8 @@ def put_member(
             _keep_an_owner(session, workspace, user)
         member.role, member.status = role, status
     session.flush()
+    may_run = status == MemberStatus.ACTIVE and role != Role.VIEWER
+    _end_or_keep_runs(session, workspace, user, keep=may_run, now=now)
     record(session, actor=actor, action="member.put", entity="workspace", entity_id=workspace.id, now=now,
            before=before, after={"role": role, "status": status}, user=user.name)  # fmt: skip
     return member
@@ -243,8 +250,29 @@ def remove_member(session: Session, *, workspace: Workspace, user: User, actor: 
     role = member.role
     session.delete(member)
     session.flush()
+    _end_or_keep_runs(session, workspace, user, keep=False, now=now)
     record(session, actor=actor, action="member.remove", entity="workspace", entity_id=workspace.id, now=now,
            before={"role": role}, user=user.name)  # fmt: skip
+
+
+def _end_or_keep_runs(session: Session, workspace: Workspace, user: User, *, keep: bool, now: datetime) -> None:
+    """Give what runs of somebody who may start nothing here any more a deadline, or take it back."""
+    theirs = (
+        Allocation.workspace_id == workspace.id,
+        Allocation.user_id == user.id,
+        Allocation.state.in_([AllocationState.ADMITTED, AllocationState.ACTIVE]),
+    )
+    told = (Deadline.reason == EndReason.ADMIN) & (Deadline.allocation_id == Allocation.id)
+    if keep:
+        session.execute(delete(Deadline).where(exists().where(told, *theirs)))
+        return
+    runs = select(
+        Allocation.id,
+        literal(EndReason.ADMIN, Deadline.reason.type),
+        literal(now + LEAVING_GRACE, Deadline.at.type),
+        literal("You are no member of its workspace any more."),
+    ).where(*theirs, ~exists().where(told).correlate(Allocation))
+    session.execute(insert(Deadline).from_select(["allocation_id", "reason", "at", "message"], runs))
 
 
 def _lock(session: Session, workspace: Workspace) -> None:

@@ -116,6 +116,11 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     _run: Run | None = None
     _messages: list[str]
     _news: asyncio.Event
+    _never_started = False
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._never_started = self.orm_spawner is not None and self.orm_spawner.last_activity is None
 
     # what subclasses say
 
@@ -270,13 +275,14 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         self.user_options = dict[str, Any]()
         if self.orm_spawner is not None:
             self.orm_spawner.user_options = {}
-        caller = self._caller()
+        caller, new = self._caller(), self._never_started
 
         def write() -> None:
             with begin(self.runtime.engine) as session:
-                record(session, actor=caller.actor, action="allocation.refused", entity="user", entity_id=None,
-                       now=utcnow(), server_name=caller.server_name, code=error.code,
-                       reasons=words.explain(error, "en"))  # fmt: skip
+                user = users.live(session, hub_user_id=caller.hub_user_id)
+                record(session, actor=caller.actor, action="allocation.refused", entity="user",
+                       entity_id=user.id if user else None, now=utcnow(), server_name=caller.server_name, new=new,
+                       code=error.code, reasons=words.explain(error, "en"))  # fmt: skip
 
         with contextlib.suppress(Unavailable):
             await asyncio.wrap_future(self.runtime.submit(write))

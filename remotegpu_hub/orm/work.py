@@ -165,6 +165,17 @@ class Allocation(HasId, Base):
     )
 
 
+class Deadline(Base):
+    """When an open run will be stopped, and why. Of several the earliest counts."""
+
+    __tablename__ = PREFIX + "deadlines"
+    allocation_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "allocations.id"), primary_key=True)
+    reason: Mapped[EndReason] = mapped_column(one_of(EndReason), primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    message: Mapped[str] = mapped_column(String(2000))
+    """An English sentence without facts, which `words` translates."""
+
+
 class AllocationSlot(Base):
     __tablename__ = PREFIX + "allocation_slots"
     allocation_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "allocations.id"), primary_key=True)

@@ -4,10 +4,10 @@ import pytest
 from sqlalchemy import select
 
 from remotegpu_hub import db
-from remotegpu_hub.domain import users, workspaces
+from remotegpu_hub.domain import allocations, users, workspaces
 from remotegpu_hub.errors import Conflict, Invalid, NotFound
 from remotegpu_hub.observed import HubUser
-from remotegpu_hub.orm import Member, MemberStatus, Role, User, Workspace, WorkspaceStatus
+from remotegpu_hub.orm import Deadline, EndReason, Member, MemberStatus, Role, User, Workspace, WorkspaceStatus
 
 from ..worlds import ADMIN, World
 
@@ -178,3 +178,48 @@ def test_the_memberships_of_a_user_put_teams_first(world: World, now: datetime):
     with db.begin(world.engine, read_only=True) as session:
         assert [one.workspace.name for one in workspaces.of_user(session, user=bob)] == ["a-team", "~bob"]
         assert session.get(Member, (workspaces.by_name(session, name="lab").id, bob.id)) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"role": Role.VIEWER}, {"role": Role.MEMBER, "status": MemberStatus.SUSPENDED}, None],
+    ids=["made a viewer", "suspended", "removed"],
+)
+def test_what_somebody_runs_who_may_not_any_more_ends_an_hour_later(world: World, change: dict | None):
+    mine, others = world.run("bob", server="mine"), world.run("alice", server="others")
+    world.workspace("elsewhere", owner="bob")
+    elsewhere = world.run("bob", "elsewhere", server="elsewhere")
+    starting = world.admit("bob", server="starting")
+    if change:
+        world.member("lab", "bob", **change)
+    else:
+        world.remove("lab", "bob")
+    assert due(world) == []
+    world.pass_time(minutes=59, seconds=59)
+    assert due(world) == []
+    world.pass_time(seconds=1)
+    assert due(world) == [(one.attempt, "bob", EndReason.ADMIN) for one in (mine, starting)]
+    for one in (mine, starting):
+        world.end(one.attempt)
+    assert due(world) == []
+    assert world.read(select(Deadline.at)) == []
+    assert {one.id for one in world.open_runs()} == {others.id, elsewhere.id}
+    world.check()
+
+
+def test_who_comes_back_in_time_keeps_what_runs(world: World):
+    run = world.run("bob")
+    world.remove("lab", "bob")
+    world.pass_time(minutes=50)
+    world.member("lab", "bob", status=MemberStatus.SUSPENDED)
+    world.member("lab", "bob", role=Role.ADMIN)
+    world.pass_time(hours=2)
+    assert due(world) == []
+    world.remove("lab", "bob")
+    world.pass_time(hours=1)
+    assert [one[0] for one in due(world)] == [run.attempt]
+
+
+def due(world: World) -> list[tuple[str, str, EndReason]]:
+    with db.begin(world.engine, read_only=True) as session:
+        return [(one.attempt, one.user_name, one.reason) for one in allocations.due(session, now=world.now)]

@@ -1,15 +1,20 @@
 """Starts, by REST and by form, in a real hub: what is refused, what is given, what is kept."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
-from remotegpu_hub.orm import AuditEntry, EndReason, Environment, Role, Workspace
+from remotegpu_hub import workers
+from remotegpu_hub.clients.hub import HubClient
+from remotegpu_hub.db import begin
+from remotegpu_hub.orm import AuditEntry, Deadline, EndReason, Environment, Role, Workspace
 from tests.gpu_hubs import A100, GpuHub
 from tests.hubs import xsrf_of
 
@@ -351,3 +356,61 @@ def test_a_server_that_ends_by_itself_gives_everything_back(hub: GpuHub, tmp_pat
     assert run.end_reason in {EndReason.FAILED, EndReason.EXITED}
     assert run.started_at is None or run.ended_at is not None
     assert hub.used() == (0, 0)
+
+
+def stopped_servers(hub: GpuHub, user: str) -> set[str]:
+    answer = hub.api("GET", f"users/{user}?include_stopped_servers=1").json()
+    return {name for name, one in answer["servers"].items() if name and one["stopped"]}
+
+
+async def clean_up(hub: GpuHub) -> None:
+    """What the workspaces service does each minute beside reconciling."""
+    async with HubClient(hub.api_url, hub.token) as client:
+        await workers.stop_due(hub.runtime, client.stop_server)
+        await workers.forget_refused(hub.runtime, client.forget_server)
+
+
+def test_a_new_environment_that_was_refused_does_not_stay_in_the_hub(hub: GpuHub) -> None:
+    hub.start_server("grace", gpu(), server="kept")
+    hub.stop_server("grace", "kept")
+    before = stopped_servers(hub, "grace")
+    hub.start_server("grace", gpu(), server="running")
+    assert hub.ask("grace", gpu(9), server="kept").status_code == 400
+    assert hub.ask("grace", gpu(9), server="refused").status_code == 400
+    assert hub.ask("grace", gpu(9), server="second-try").status_code == 400
+    hub.start_server("grace", gpu(), server="second-try")
+    asyncio.run(clean_up(hub))
+    assert stopped_servers(hub, "grace") == before
+    assert hub.model("grace", "running")["ready"]
+    assert hub.model("grace", "second-try")["ready"]
+    for name in ("running", "second-try"):
+        hub.stop_server("grace", name)
+    before |= {"running", "second-try"}
+    asyncio.run(clean_up(hub))
+    assert hub.ask("grace", gpu(9), server="refused").status_code == 400, "the name can be had again"
+    asyncio.run(clean_up(hub))
+    assert stopped_servers(hub, "grace") == before
+
+
+def test_who_is_removed_is_told_when_it_stops_and_then_it_does(hub: GpuHub) -> None:
+    hub.world.member("lab", "heidi")
+    hub.start_server("heidi", gpu())
+    run = hub.run_of("heidi")
+    try:
+        hub.world.remove("lab", "heidi")
+        asyncio.run(clean_up(hub))
+        assert hub.model("heidi")["ready"]
+        (mine,) = hub.service("workspaces", "api/me", token=hub.token_of("heidi")).json()["environments"]
+        left = datetime.fromisoformat(mine["run"]["stops_at"]) - datetime.now(UTC)
+        assert 3500 < left.total_seconds() <= 3600
+        with begin(hub.engine) as session:
+            session.execute(update(Deadline).values(at=datetime.now(UTC)))
+        asyncio.run(clean_up(hub))
+        hub.until_free("heidi")
+        ended = hub.world.allocation(run.attempt)
+        assert (ended.end_reason, ended.environment.message) == (
+            EndReason.ADMIN, "You are no member of its workspace any more."
+        )  # fmt: skip
+        assert hub.model("heidi") == {}
+    finally:
+        hub.world.member("lab", "heidi")

@@ -1,4 +1,4 @@
-"""Keep each member's sums of a month, money and GPU time, instead of the workspace's money alone."""
+"""Keep each member's sums of a month, money and GPU time, instead of the workspace's money alone; and deadlines."""
 
 from collections import Counter
 from datetime import UTC
@@ -15,6 +15,13 @@ depends_on = None
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ALLOCATIONS = "remotegpu_allocations"
+END_REASON = sa.Enum(
+    *("user", "admin", "exited", "failed", "timeout", "ghost", "orphan", "idle", "budget", "quota"),
+    name="known_end_reason",
+    native_enum=False,
+    create_constraint=True,
+    length=20,
+)
 UNMETERED: dict[str, Any] = {"postgresql_where": sa.text("NOT metered"), "sqlite_where": sa.text("metered = 0")}
 RESPELT = [
     ("uq_remotegpu_allocation_slots_open", "remotegpu_allocation_slots", ["slot_id"], True, "open = 1"),
@@ -41,6 +48,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_remotegpu_member_months_user_id_month", "remotegpu_member_months", ["user_id", "month"])
     fill()
+    op.create_table(
+        "remotegpu_deadlines",
+        sa.Column("allocation_id", BIG_ID, nullable=False),
+        sa.Column("reason", END_REASON, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("message", sa.String(length=2000), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["allocation_id"], ["remotegpu_allocations.id"], name=op.f("fk_remotegpu_deadlines_allocation_id")
+        ),
+        sa.PrimaryKeyConstraint("allocation_id", "reason", name=op.f("pk_remotegpu_deadlines")),
+    )
+    op.create_index("ix_remotegpu_deadlines_at", "remotegpu_deadlines", ["at"])
     op.drop_table("remotegpu_spend")
     for name in ("open_user", "open_workspace", "unmetered", "user_ended_at", "workspace_ended_at"):
         op.drop_index(f"ix_remotegpu_allocations_{name}", ALLOCATIONS)

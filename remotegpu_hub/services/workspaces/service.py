@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from ... import choices, workers
 from ...clients.hub import HubClient
-from ...domain import budgets, quotas, workspaces
+from ...domain import allocations, budgets, quotas, workspaces
 from ...domain import environments as street
 from ...domain.offers import offers
 from ...orm import Allocation, AllocationState
@@ -98,6 +98,7 @@ def _environment(session: Session, one: Any) -> dict[str, Any]:
         else {
             "host": open_run.host.name,
             "started_at": open_run.started_at,
+            "stops_at": allocations.stops_at(session, allocation_id=open_run.id),
             "price_per_hour": open_run.price_per_hour,
             "gpus": [slot.gpu.uuid for slot in open_run.slots],
             "ports": {port.service.value: port.external_port for port in open_run.ports},
@@ -112,7 +113,9 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
         await asyncio.to_thread(workers.sync, runtime)
 
     async def reconcile() -> None:
+        await workers.stop_due(runtime, hub.stop_server)
         await workers.reconcile(runtime, hub.servers)
+        await workers.forget_refused(runtime, hub.forget_server)
 
     return [
         workers.every(runtime, "sync", workers.SYNC_SECONDS, sync),
