@@ -55,7 +55,8 @@ def listed(session: Session) -> list[dict[str, Any]]:
         for one in session.scalars(select(Allocation).where(Allocation.state != AllocationState.ENDED).options(*held))
     }
     currency = prices.currency(session)
-    ends = dict(session.execute(select(Deadline.allocation_id, func.min(Deadline.at)).group_by(Deadline.allocation_id)))
+    earliest = select(Deadline.allocation_id, func.min(Deadline.at)).group_by(Deadline.allocation_id)
+    ends = dict(session.execute(earliest).tuples().all())
     rows = []
     for one in environments.all_live(session):
         run = runs.get(one.id)

@@ -1,4 +1,5 @@
 import re
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -224,12 +225,16 @@ def test_environments_are_listed_with_what_they_hold_and_cost(remotegpu, world):
             "gpus": held,
             "price_per_hour_micros": 28 * MICROS,
             "currency": "USD",
+            "stops_at": None,
         },
     }
     running = remotegpu("environments", "list", "--running", "--workspace", "lab").out
     assert "2 × A100-80GB, 4 cores, 8 GiB" in running
     assert "$28.00" in running
     assert "alice" not in running
+    world.remove("lab", "bob")
+    (bob,) = remotegpu("environments", "--running", "--json").json["environments"]
+    assert datetime.fromisoformat(bob["run"]["stops_at"]) == world.now + timedelta(hours=1)
     assert remotegpu("environments", "--user", "carol").out == "There are no such environments.\n"
     assert remotegpu("environments", "--user", "nobody", code=1).err == "remotegpu: The user nobody was not found.\n"
 
