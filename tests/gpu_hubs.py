@@ -216,9 +216,10 @@ class GpuHub(RealHub):
         quick: str = QUICK,
         gpus: int = GPUS,
         members: Sequence[str] = ("alice", "bob"),
+        python: str = sys.executable,
         **given: Any,
     ) -> None:
-        """`before` and `after` stand above and below `configure(c)`."""
+        """`before` and `after` stand above and below `configure(c)`; `python` runs the small servers."""
         self.runs = folder.resolve() / "runs"
         self.runs.mkdir(parents=True, exist_ok=True)
         self.members = members
@@ -227,7 +228,7 @@ class GpuHub(RealHub):
         self.images = {
             f"local:{how}": {
                 "display_name": f"{number} {how}",
-                "cmd": [sys.executable, "-S", "-E", str(program)],
+                "cmd": [python, "-S", "-E", str(program)],
                 "args": [how, str(self.runs), str(folder.resolve())],
             }
             for number, how in enumerate(HOWS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from jupyterhub.spawner import LocalProcessSpawner
 from traitlets import Float, Unicode
 
 from ..clients import cgroups, processes
+from ..errors import Denied
 from .spawner import Held, RemoteGPUMixin, Run
 
 OURS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
@@ -35,6 +37,10 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
     _tree: Sequence[processes.Process] = ()
 
     async def prepare(self, held: Held) -> None:
+        if self.system_users and not _has_account(self.user.name):
+            raise Denied(
+                "There is no system account {name} on this machine. Ask a hub admin to make one.", name=self.user.name
+            )
         image = self.runtime.settings.images[held.image]
         name = cgroups.name_of(self.runtime.settings.hub_id, held.allocation_id)
         self._held = held
@@ -177,6 +183,14 @@ class DemoSpawner(LocalSpawner):
 
     async def move_certs(self, paths: Any) -> Any:
         return paths
+
+
+def _has_account(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 _tried: list[bool] = []

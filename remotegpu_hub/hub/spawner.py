@@ -125,7 +125,10 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     # what subclasses say
 
     async def prepare(self, held: Held) -> None:
-        """Make the coming start one of this run. Everything it sets, it sets at every start: nothing may stick."""
+        """Make the coming start one of this run. Everything it sets, it sets at every start: nothing may stick.
+
+        An error of our tree is told as a refusal, and all is given back.
+        """
         raise NotImplementedError
 
     async def mark(self) -> str:
@@ -178,7 +181,11 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         )  # fmt: skip
         for uuid in held.gpu_uuids:
             self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=uuid))
-        await self.prepare(held)
+        try:
+            await self.prepare(held)
+        except RemoteGPUError as error:
+            await self._note_refusal(error)
+            raise self._refuse(error, language) from error
         if run.given_up:
             raise self._refuse(_given_up(), language)
         where = await super().start()
