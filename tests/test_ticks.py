@@ -1,0 +1,384 @@
+"""The ticks on a real database with real processes: what is wrong is put right, what is right is left alone."""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jupyterhub import orm as hub_orm
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from remotegpu_hub import workers
+from remotegpu_hub.clients import processes
+from remotegpu_hub.errors import Unavailable
+from remotegpu_hub.observed import Server
+from remotegpu_hub.orm import (
+    AllocationState,
+    EndReason,
+    Gpu,
+    Host,
+    Member,
+    QuotaScope,
+    Role,
+    TickLease,
+    User,
+    Workspace,
+)
+from remotegpu_hub.runtime import Runtime, Settings
+from remotegpu_hub.workers import Fault, every, reconcile, sync
+from tests.worlds import A100, World, host
+
+POLITE = "import time; time.sleep(1000)"
+DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; open({0!r}, 'w'); time.sleep(1000)"
+PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank")
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Box:
+    """A machine with a database of the hub and us, where runs are real processes."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.runtime = Runtime(
+            Settings(
+                db_url=url, hub_id=f"test{uuid.uuid4().hex[:8]}", host_name="box",
+                hub_started_at=(now() - timedelta(minutes=10)).isoformat(),
+                simulated_gpus=[{"model": A100, "memory_mib": 81920, "count": 2}],
+                personal_quota={"cpu_millis": 1000, "memory_bytes": 2**30, "environments": 1}, personal_budget=5_000_000,
+                **settings,
+            )
+        )  # fmt: skip
+        self.started: list[subprocess.Popen[bytes]] = []
+        hub_orm.Base.metadata.create_all(self.runtime.engine)
+
+    def hub(self, *, add: tuple[str, ...] = (), remove: tuple[str, ...] = (), group: str = "") -> None:
+        """Change the hub's own tables as the hub does."""
+        with Session(self.runtime.engine) as session, session.begin():
+            for name in remove:
+                session.delete(session.query(hub_orm.User).filter_by(name=name).one())
+            session.flush()
+            users = [hub_orm.User(name=name) for name in add]
+            session.add_all(users)
+            if group:
+                session.add(hub_orm.Group(name=group, users=users))
+
+    def furnish(self) -> World:
+        """Everybody in one workspace, an hour ago, on a host with GPUs."""
+        self.hub(add=PEOPLE)
+        sync(self.runtime)
+        world = World(self.runtime.engine, now() - timedelta(hours=1))
+        world.workspace("lab", owner="alice", members=dict.fromkeys(PEOPLE[1:], Role.MEMBER))
+        world.quota(QuotaScope.USER_DEFAULT)
+        world.quota(QuotaScope.WORKSPACE_DEFAULT)
+        for resource in (f"gpu:{A100}", "cpu", "memory"):
+            world.price(resource, 12)
+        world.image()
+        world.see(host("host-1"), pool="elsewhere")
+        return world
+
+    def process(self, allocation_id: int, program: str = POLITE) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", program],
+            env={"PATH": os.environ["PATH"], **processes.environment(self.runtime.settings.hub_id, allocation_id)},
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        self.started.append(process)
+        return process
+
+    def wait_for(self, *allocation_ids: int) -> None:
+        """Until exactly these runs can be seen."""
+        for _ in range(500):
+            seen = {run.allocation_id for run in processes.runs(self.runtime.settings.hub_id)}
+            if seen == set(allocation_ids):
+                return
+            asyncio.run(asyncio.sleep(0.02))
+        raise AssertionError(f"{seen} run, not {allocation_ids}")
+
+    def reconcile(self, *servers: Server) -> dict[int, Fault]:
+        async def answer() -> list[Server]:
+            return list(servers)
+
+        return {one.allocation_id: one.fault for one in asyncio.run(reconcile(self.runtime, answer))}
+
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+        self.runtime.engine.dispose()
+
+
+@pytest.fixture
+def box(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    monkeypatch.setattr(workers, "STOP_GRACE_SECONDS", 0.3)
+    made = Box(database_url)
+    yield made
+    made.close()
+
+
+def ready(name: str) -> Server:
+    return Server(name, "", ready=True, pending=False)
+
+
+def test_one_look_puts_every_kind_of_wrong_right(box: Box, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world = box.furnish()
+    well, orphan, dead = (world.run(name, gpus=1) for name in ("alice", "bob", "carol"))
+    ghost = world.admit("dave", gpus=1)
+    unfinished, leaked = world.run("erin", gpus=1), world.run("frank", gpus=1)
+    world.mark_ending(unfinished.attempt, EndReason.USER)
+    world.end(leaked.attempt)
+    unknown = 999_999
+    for one in (well.id, orphan.id, leaked.id, unknown):
+        box.process(one)
+    deaf = tmp_path / "deaf"
+    box.process(unfinished.id, DEAF.format(str(deaf)))
+    box.wait_for(well.id, orphan.id, leaked.id, unknown, unfinished.id)
+    while not deaf.exists():
+        asyncio.run(asyncio.sleep(0.01))
+
+    assert box.reconcile(ready("alice"), ready("carol")) == {
+        orphan.id: Fault.ORPHAN, dead.id: Fault.ENDED, ghost.id: Fault.GHOST, unfinished.id: Fault.UNFINISHED,
+        leaked.id: Fault.LEAKED, unknown: Fault.UNKNOWN,
+    }  # fmt: skip
+
+    box.wait_for(well.id, unknown)
+    assert [run.id for run in world.open_runs()] == [well.id]
+    reasons = {run.id: world.allocation(run.attempt).end_reason for run in (orphan, dead, ghost, unfinished, leaked)}
+    assert reasons == {
+        orphan.id: EndReason.ORPHAN, dead.id: EndReason.EXITED, ghost.id: EndReason.GHOST,
+        unfinished.id: EndReason.USER, leaked.id: EndReason.USER,
+    }  # fmt: skip
+    told = {entry.entity_id: entry.detail["fault"] for entry in world.audit("allocation.repair")}
+    assert {int(key): value for key, value in told.items()} == {
+        orphan.id: "orphan", dead.id: "ended", ghost.id: "ghost", unfinished.id: "unfinished", leaked.id: "leaked"
+    }  # fmt: skip
+    assert f"run {unknown} is unknown" in caplog.text
+    world.check()
+    assert box.reconcile(ready("alice")) == {unknown: Fault.UNKNOWN}, "a second look finds nothing new"
+
+
+def test_a_run_that_is_seen_alive_is_charged_up_to_then(box: Box) -> None:
+    world = box.furnish()
+    run = world.run("alice", gpus=1)
+    box.process(run.id)
+    box.wait_for(run.id)
+    before = now()
+    assert box.reconcile(ready("alice")) == {}
+    assert world.allocation(run.attempt).seen_at >= before
+    assert workers.meter(box.runtime) > 0
+    ends = [record.end for record in world.records()]
+    assert run.started_at < max(ends) <= world.allocation(run.attempt).seen_at
+
+
+def test_what_cannot_be_stopped_keeps_what_it_holds(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = box.furnish()
+    run = world.run("alice", gpus=1)
+    box.process(run.id)
+    box.wait_for(run.id)
+    monkeypatch.setattr(workers.processes, "stop_tree", lambda *_given, **_named: False)
+    assert box.reconcile() == {run.id: Fault.ORPHAN}
+    (held,) = world.open_runs()
+    assert (held.id, held.state) == (run.id, AllocationState.ENDING)
+    assert world.audit("allocation.repair") == []
+    world.check()
+    monkeypatch.undo()
+    assert box.reconcile() == {run.id: Fault.UNFINISHED}
+    assert world.open_runs() == []
+    assert world.allocation(run.attempt).end_reason == EndReason.ORPHAN, "the first reason stays"
+
+
+def test_without_the_hubs_word_nothing_is_decided(box: Box) -> None:
+    world = box.furnish()
+    run = world.run("alice", gpus=1)
+
+    async def silent() -> list[Server]:
+        raise Unavailable("The hub does not answer.")
+
+    with pytest.raises(Unavailable):
+        asyncio.run(reconcile(box.runtime, silent))
+    assert [one.state for one in world.open_runs()] == [AllocationState.ACTIVE]
+    assert world.allocation(run.attempt).seen_at == run.seen_at
+
+
+def test_the_run_of_a_deleted_user_is_ended_though_the_name_was_given_again(box: Box) -> None:
+    world = box.furnish()
+    run = world.run("bob", gpus=1)
+    box.process(run.id)
+    box.wait_for(run.id)
+    box.hub(remove=("bob",))
+    box.hub(add=("bob",))
+    first = box.reconcile(ready("bob"))
+    assert first in ({}, {run.id: Fault.ORPHAN}), "the new one's server is not this run"
+    box.reconcile()
+    assert world.open_runs() == []
+    box.wait_for()
+    world.check()
+
+
+def test_the_first_sync_makes_users_their_own_workspaces_and_the_host(box: Box) -> None:
+    box.hub(add=("alice", "bob"))
+    sync(box.runtime)
+    world = World(box.runtime.engine, now())
+    assert sorted(world.read(select(User.name))) == ["alice", "bob"]
+    assert sorted(world.read(select(Workspace.name))) == ["~alice", "~bob"]
+    assert world.read(select(Host.name, Host.simulated)) == [("box", True)]
+    assert len(world.read(select(Gpu.id))) == 2
+    before = world.counters(), len(world.audit()), sorted(world.read(select(Member.workspace_id, Member.user_id)))
+    sync(box.runtime)
+    assert (
+        world.counters(),
+        len(world.audit()),
+        sorted(world.read(select(Member.workspace_id, Member.user_id))),
+    ) == before, "nothing twice"
+
+
+def test_sync_follows_who_comes_and_goes(box: Box) -> None:
+    box.hub(add=("alice", "bob"))
+    sync(box.runtime)
+    box.hub(remove=("bob",), add=("carol",))
+    sync(box.runtime)
+    world = World(box.runtime.engine, now())
+    assert sorted(world.read(select(User.name).where(User.deleted_at.is_(None)))) == ["alice", "carol"]
+    box.hub(remove=("carol",))
+    box.hub(add=("carol",))
+    sync(box.runtime)
+    carols = world.read(select(User.id, User.deleted_at).where(User.name == "carol"))
+    assert sorted(deleted is None for _id, deleted in carols) == [False, True], "a new one, who inherits nothing"
+
+
+def test_sync_fills_a_workspace_that_is_linked_to_a_group(box: Box) -> None:
+    box.hub(add=("alice",))
+    sync(box.runtime)
+    world = World(box.runtime.engine, now())
+    world.workspace("lab", owner="alice", hub_group="physicists")
+    box.hub(add=("bob", "carol"), group="physicists")
+    sync(box.runtime)
+    rows = (
+        select(User.name).join(Member, Member.user_id == User.id).join(Workspace, Workspace.id == Member.workspace_id)
+    )
+    assert sorted(world.read(rows.where(Workspace.name == "lab"))) == ["alice", "bob", "carol"]
+
+
+# every
+
+
+async def ticking(runtime: Any, name: str, tick: Any, until: Any, *, copies: int = 1, seconds: float = 0.02) -> None:
+    tasks = [asyncio.create_task(every(runtime, name, seconds, tick)) for _ in range(copies)]
+    try:
+        async with asyncio.timeout(30):
+            while not until():
+                assert not any(task.done() for task in tasks), "a tick ended its loop"
+                await asyncio.sleep(0.01)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_errors_in_between_never_end_the_ticks(
+    box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "RETRY_SECONDS", 0.01)
+    script: list[Exception | None] = [
+        Unavailable("The hub does not answer."), None, ValueError("a bug"), None, OSError("disk"), None, None,
+    ]  # fmt: skip
+    left = list(script)
+
+    async def tick() -> None:
+        error = left.pop(0) if left else None
+        if error:
+            raise error
+
+    await ticking(box.runtime, "test", tick, lambda: not left)
+    assert "The hub does not answer." in caplog.text
+    assert [one.levelno for one in caplog.records if "a bug" in str(one.exc_text)] == [logging.ERROR]
+    assert "Traceback" not in "".join(one.message for one in caplog.records if one.levelno == logging.WARNING)
+
+
+async def test_a_database_that_is_away_is_waited_for(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "RETRY_SECONDS", 0.01)
+    away = Runtime(Settings(db_url="sqlite:////proc/none/here.sqlite"))
+    asked = []
+
+    class Flaky:
+        @property
+        def engine(self) -> Any:
+            asked.append(1)
+            return away.engine if len(asked) < 4 else box.runtime.engine
+
+    done = []
+
+    async def tick() -> None:
+        done.append(1)
+
+    await ticking(Flaky(), "test", tick, lambda: done)
+    assert len(asked) >= 4
+
+
+async def test_two_copies_never_tick_at_once_and_share_the_work(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "RETRY_SECONDS", 0.02)
+    names = iter(["elsewhere 1:1:a", "elsewhere 2:1:a"])
+    monkeypatch.setattr(workers, "holder", lambda: next(names))
+    inside, most, done = 0, 0, 0
+
+    async def tick() -> None:
+        nonlocal inside, most, done
+        inside, most = inside + 1, max(most, inside + 1)
+        await asyncio.sleep(0.03)
+        inside, done = inside - 1, done + 1
+
+    await ticking(box.runtime, "test", tick, lambda: done >= 6, copies=2)
+    assert most == 1
+
+
+async def test_a_done_tick_is_noted_and_its_lease_is_free(box: Box) -> None:
+    done = []
+
+    async def tick() -> None:
+        done.append(1)
+
+    def noted() -> bool:
+        rows = World(box.runtime.engine, now()).read(select(TickLease.last_done_at).where(TickLease.name == "test"))
+        return bool(done and rows and rows[0])
+
+    await ticking(box.runtime, "test", tick, noted, seconds=60)
+    assert done == [1], "once in its period"
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    assert workers.take_lease(
+        box.runtime.engine, name="test", holder="elsewhere 9:9:a", seconds=60, not_since=later, now=later
+    )
+
+
+def test_metering_loses_nobody_between_batches(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that go on are read again in each pass, and never twice in one."""
+    world = box.furnish()
+    runs = [world.run(name, gpus=1) for name in PEOPLE]
+    world.pass_time(minutes=50)
+    for run in runs[::2]:
+        world.end(run.attempt)
+    monkeypatch.setattr(workers, "BATCH", 1)
+    asked = []
+    real = workers.metering.meter
+    monkeypatch.setattr(
+        workers, "metering",
+        SimpleNamespace(
+            unmetered=workers.metering.unmetered,
+            meter=lambda session, **given: asked.append(given["allocation_ids"]) or real(session, **given),
+        ),
+    )  # fmt: skip
+    workers.meter(box.runtime)
+    assert asked == [[run.id] for run in runs]
+    asked.clear()
+    assert workers.meter(box.runtime) == 0
+    assert asked == [[run.id] for run in runs[1::2]], "what is over for good is not looked at again"
+    world.check()
