@@ -6,15 +6,17 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from jupyterhub.app import JupyterHub
-from traitlets import Bool, Dict, Enum, Integer, List, Unicode
+from jupyterhub.utils import maybe_future
+from sqlalchemy.engine import make_url
+from traitlets import Bool, Dict, Enum, Integer, List, TraitError, Unicode
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import LazyConfigValue
 from traitlets.utils.importstring import import_item
@@ -28,7 +30,7 @@ from .domain.placement import POLICIES
 from .errors import RemoteGPUError
 from .hub.local import DemoSpawner, LocalSpawner
 from .hub.wiring import SERVICES, missing_services, overwritten
-from .orm import QUOTA_RESOURCES, Fact
+from .orm import QUOTA_RESOURCES, Fact, PortService
 from .runtime import RUNTIME_VARIABLE, Runtime, Settings, utcnow
 from .units import UNLIMITED, parse_bytes, parse_cores, parse_money
 
@@ -110,15 +112,23 @@ def configure(c: Any) -> None:
 
     Raises: SystemExit with one sentence when the configuration cannot work.
     """
-    options = RemoteGPU(config=Config({"RemoteGPU": c.RemoteGPU}))
-    _refuse_contradictions(c, options)
-    hub = _running_hub()
-    if hub is not None and not options.insecure_demo:
-        _refuse_blindness()
-    settings = _settings(c, options, hub)
+    try:
+        options = RemoteGPU(config=Config({"RemoteGPU": c.RemoteGPU}))
+        _refuse_contradictions(c, options)
+        hub = _running_hub()
+        if hub is not None and not options.insecure_demo:
+            _refuse_blindness()
+        settings = _settings(c, options, hub)
+    except TraitError as error:
+        _fail(" ".join(str(error).split()))
+    except RemoteGPUError as error:
+        _fail(str(error))
     runtime_file = os.path.abspath(options.runtime_file)
     if hub is not None:
-        Runtime(_install(settings)).write(runtime_file)
+        try:
+            Runtime(_install(settings)).write(runtime_file)
+        except RemoteGPUError as error:
+            _fail(str(error))
     _set_spawner(c, options, runtime_file)
     _add_services(c, runtime_file)
     _grant(c)
@@ -131,13 +141,22 @@ def database_of(c: Any, hub: Any = None) -> tuple[str, dict[str, Any]]:
     """The database that the hub will use with this configuration: command line first, then the file, then the
     hub's default."""
     section = c.JupyterHub
-    given = getattr(hub, "cli_config", Config()).get("JupyterHub", Config()) if hub is not None else Config()
-    url = given.get("db_url") or section.get("db_url") or "sqlite:///jupyterhub.sqlite"
-    kwargs = given.get("db_kwargs") or section.get("db_kwargs") or {}
-    url = normal_url(str(url))
-    if url.startswith("sqlite:///") and not url.startswith("sqlite:////") and ":memory:" not in url:
+    line = hub.cli_config.get("JupyterHub", {}) if hub is not None else {}
+    url = normal_url(str(line.get("db_url") or section.get("db_url") or "sqlite:///jupyterhub.sqlite"))
+    kwargs = hub.db_kwargs if line.get("db_kwargs") else _given(section, "db_kwargs", {})
+    if url.startswith("sqlite") and make_url(url).database in (None, "", ":memory:"):
+        _fail("a database in memory cannot be shared with the services: give c.JupyterHub.db_url a file or a server.")
+    if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
         url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).resolve()}"
     return url, dict(kwargs)
+
+
+def _given(section: Any, name: str, empty: Any) -> Any:
+    """What the operator gave, whether set or lazily put together by `append`, `update` and the like."""
+    value = section.get(name)
+    if isinstance(value, LazyConfigValue):
+        return value.get_value(empty)
+    return empty if value is None else value
 
 
 def _running_hub() -> Any:
@@ -145,12 +164,11 @@ def _running_hub() -> Any:
     if not JupyterHub.initialized():
         return None
     app = JupyterHub.instance()
-    if app.subapp is not None or app.generate_config or app.upgrade_db is None:
-        return None
-    return app
+    only_shows = app.generate_config or app.show_config or app.show_config_json
+    return None if only_shows or app.subapp is not None else app
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str) -> NoReturn:
     raise SystemExit(f"remotegpu-hub: {sentence}")
 
 
@@ -164,12 +182,26 @@ def _refuse_contradictions(c: Any, options: RemoteGPU) -> None:
         if not reference.startswith("local:") or not image.get("cmd"):
             _fail(f"the image {reference!r} needs a name that begins with local: and a cmd.")
     for service, ports in options.port_ranges.items():
-        if len(ports) != 2 or not 1 <= ports[0] <= ports[1] <= 65535:
+        if service not in list(PortService):
+            _fail(f"{service!r} is not a port service: choose of {', '.join(PortService)}.")
+        if not _is_port_range(ports):
             _fail(f"the port range of {service!r} needs a first and a last port, such as (31000, 31099).")
+    if c.RemoteGPUMixin.get("runtime_file"):
+        _fail("call configure(c) once, as the last line of the configuration.")
+    for service in _given(c.JupyterHub, "services", []):
+        if service.get("name") in SERVICES:
+            _fail(f"the service name {service['name']!r} is taken by remotegpu-hub: give yours another one.")
     own = _own_spawner(c)
     if own is not None and own.system_users == options.insecure_demo:
         _fail(f"{own.__name__} and c.RemoteGPU.insecure_demo = {options.insecure_demo} contradict each other: only a "
               "DemoSpawner runs everybody as the hub's own user.")  # fmt: skip
+
+
+def _is_port_range(ports: Any) -> bool:
+    if not isinstance(ports, (tuple, list)) or len(ports) != 2 or not all(type(port) is int for port in ports):
+        return False
+    first, last = ports
+    return bool(1 <= first <= last <= 65535)
 
 
 def _refuse_blindness() -> None:
@@ -190,7 +222,7 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         insecure_demo=options.insecure_demo,
         currency=options.currency,
         policy=options.policy,
-        port_ranges={name: [int(first), int(last)] for name, (first, last) in options.port_ranges.items()},
+        port_ranges={name: list(ports) for name, ports in options.port_ranges.items()},
         max_gpus=options.max_gpus,
         default_cpu_millis=parse_cores(options.default_cpu),
         default_memory_bytes=parse_bytes(options.default_memory),
@@ -222,7 +254,13 @@ def _quota(given: dict[str, Any]) -> dict[str, int | None]:
         if name not in readers:
             _fail(f"c.RemoteGPU.personal_quota has no {name!r}: write one of {', '.join(readers)}.")
         column, read = readers[name]
-        quota[column] = UNLIMITED if value == "unlimited" else read(value)
+        try:
+            amount = UNLIMITED if value == "unlimited" else read(value)
+        except (ValueError, TypeError):
+            amount = -1
+        if amount < 0:
+            _fail(f"c.RemoteGPU.personal_quota cannot have {value!r} {name}: write a number, or unlimited.")
+        quota[column] = amount
     return quota
 
 
@@ -251,9 +289,6 @@ def _install(settings: Settings) -> Settings:
                 hub_id = Fact(name="hub_id", value=uuid4().hex[:12])
                 session.add(hub_id)
             return Settings(**{**vars(settings), "hub_id": hub_id.value})
-    except RemoteGPUError as error:
-        _fail(str(error))
-        raise
     finally:
         engine.dispose()
 
@@ -264,12 +299,21 @@ def _set_spawner(c: Any, options: RemoteGPU, runtime_file: str) -> None:
     c.RemoteGPUMixin.runtime_file = runtime_file
     if "allow_named_servers" not in c.JupyterHub:
         c.JupyterHub.allow_named_servers = True
-    scopes = c.Spawner.get("server_token_scopes")
+    scopes = _given(c.Spawner, "server_token_scopes", [])
+    if not callable(scopes):
+        c.Spawner.server_token_scopes = _reaching(scopes or SERVER_TOKEN_SCOPES)
+        return
+
+    async def asked(spawner: Any) -> list[str]:
+        return _reaching(await maybe_future(scopes(spawner)))
+
+    c.Spawner.server_token_scopes = asked
+
+
+def _reaching(scopes: Iterable[str]) -> list[str]:
+    """These scopes and those that reach our services."""
     reach = [f"access:services!service={service}" for service in SERVICES]
-    if not scopes or isinstance(scopes, LazyConfigValue):
-        c.Spawner.server_token_scopes = [*SERVER_TOKEN_SCOPES, *reach]
-    elif isinstance(scopes, list):
-        c.Spawner.server_token_scopes = [*scopes, *(one for one in reach if one not in scopes)]
+    return list(dict.fromkeys([*scopes, *reach]))
 
 
 def _own_spawner(c: Any) -> type[LocalSpawner] | None:
@@ -281,17 +325,18 @@ def _own_spawner(c: Any) -> type[LocalSpawner] | None:
 
 
 def _add_services(c: Any, runtime_file: str) -> None:
-    for name in SERVICES:
-        c.JupyterHub.services.append(
-            {
-                "name": name,
-                "url": f"http://127.0.0.1:{_free_port()}",
-                "command": [sys.executable, "-m", f"remotegpu_hub.services.{name}"],
-                "environment": {RUNTIME_VARIABLE: runtime_file},
-                "oauth_client_allowed_scopes": list(CUSTOM_SCOPES),
-                "display": False,
-            }
-        )
+    ours = [
+        {
+            "name": name,
+            "url": f"http://127.0.0.1:{_free_port()}",
+            "command": [sys.executable, "-m", f"remotegpu_hub.services.{name}"],
+            "environment": {RUNTIME_VARIABLE: runtime_file},
+            "oauth_client_allowed_scopes": list(CUSTOM_SCOPES),
+            "display": False,
+        }
+        for name in SERVICES
+    ]
+    c.JupyterHub.services = [*_given(c.JupyterHub, "services", []), *ours]
 
 
 def _free_port() -> int:
@@ -302,38 +347,27 @@ def _free_port() -> int:
 
 
 def _grant(c: Any) -> None:
-    scopes = c.JupyterHub.get("custom_scopes")
-    given = {} if scopes is None or isinstance(scopes, LazyConfigValue) else dict(scopes)
-    c.JupyterHub.custom_scopes = {**given, **CUSTOM_SCOPES}
-    everybody = [f"access:services!service={service}" for service in SERVICES] + ["custom:remotegpu:write"]
-    roles = c.JupyterHub.get("load_roles")
-    listed = roles if isinstance(roles, list) else []
-    own_user_role = next((role for role in listed if role.get("name") == "user"), None)
-    if own_user_role is not None and "scopes" in own_user_role:
-        own_user_role["scopes"] = [*own_user_role["scopes"], *everybody]
+    hub = c.JupyterHub
+    hub.custom_scopes = {**_given(hub, "custom_scopes", {}), **CUSTOM_SCOPES}
+    everybody = _reaching(["custom:remotegpu:write"])
+    roles = [dict(role) for role in _given(hub, "load_roles", [])]
+    of_users = next((role for role in roles if role.get("name") == "user" and "scopes" in role), None)
+    if of_users is not None:  # the hub then ignores `extra_user_scopes`
+        of_users["scopes"] = [*of_users["scopes"], *everybody]
     else:
-        extra = c.JupyterHub.get("extra_user_scopes")
-        if isinstance(extra, (set, list, tuple, frozenset)):
-            c.JupyterHub.extra_user_scopes = {*extra, *everybody}
-        else:
-            c.JupyterHub.extra_user_scopes.update(set(everybody))
-    ours = [{"name": "remotegpu-services", "services": list(SERVICES), "scopes": SERVICE_SCOPES}]
-    if isinstance(roles, list):
-        c.JupyterHub.load_roles = [*listed, *ours]
-    else:
-        c.JupyterHub.load_roles.extend(ours)
+        hub.extra_user_scopes = {*_given(hub, "extra_user_scopes", set()), *everybody}
+    hub.load_roles = [
+        *roles,
+        {"name": "remotegpu-services", "services": list(SERVICES), "scopes": SERVICE_SCOPES},
+    ]
 
 
 def _add_templates(c: Any, options: RemoteGPU) -> None:
-    folder, paths = str(files("remotegpu_hub") / "hub" / "templates"), c.JupyterHub.template_paths
-    if isinstance(paths, LazyConfigValue):
-        paths.prepend([folder])  # before the hub's own folder, which is the default
-    else:
-        paths.append(folder)  # after the operator's; the hub adds its own at the end
-    variables = c.JupyterHub.get("template_vars")
-    given = {} if variables is None or isinstance(variables, LazyConfigValue) else dict(variables)
-    c.JupyterHub.template_vars = {
-        **given,
+    hub = c.JupyterHub
+    folder = str(files("remotegpu_hub") / "hub" / "templates")
+    hub.template_paths = [*_given(hub, "template_paths", []), folder]  # the hub adds its own at the end
+    hub.template_vars = {
+        **_given(hub, "template_vars", {}),
         "remotegpu_insecure_demo": options.insecure_demo,
         "remotegpu_simulated": bool(options.simulated_gpus),
         "remotegpu_translate": lambda _user: words.translate,
