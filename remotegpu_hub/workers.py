@@ -7,13 +7,13 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import TypeVar
 
 from sqlalchemy import Engine, update
-from sqlalchemy.orm import Session
 
 from .clients import nvml, processes
 from .db import begin
@@ -26,6 +26,7 @@ from .observed import HubUser, Run, Server
 from .orm import AllocationState, EndReason, TickLease
 from .runtime import Runtime, utcnow
 
+T = TypeVar("T")
 log = logging.getLogger("remotegpu")
 
 TICK_SECONDS = 60
@@ -34,10 +35,17 @@ LEASE_SECONDS = 120
 RETRY_SECONDS = 2.0
 SYNC_SECONDS = 20
 BATCH = 50
-"""Runs a metering transaction: on SQLite it holds the write lock for a few milliseconds."""
+"""Runs that are read at once."""
+FEW = 5
+"""Rows that a transaction of a tick makes or changes: on SQLite nobody else can write meanwhile, the hub included, so
+it must be over within 20 ms."""
+MOST_SLICES = 24
+"""Rows that a transaction of metering writes, for the same reason."""
 SETTLING = timedelta(seconds=5)
 """Facts of the hub and of the process table are this much apart at most."""
 STOP_GRACE_SECONDS = 5.0
+END_GRACE = timedelta(minutes=2)
+"""How long the hub is left to end a run by itself: longer than any stop takes."""
 ATTEMPTS_KEPT = timedelta(days=1)
 REFUSED_KEPT = timedelta(minutes=10)
 """How far back refusals are looked at: a hub that is away for longer keeps the empty entries."""
@@ -144,26 +152,40 @@ def sync(runtime: Runtime) -> None:
             simulated=settings.simulated_gpus,
             hub_id=settings.hub_id,
         )
-    with begin(runtime.engine) as session:
-        hub_users = _follow_users(session, now)
-    with begin(runtime.engine) as session:
-        for one in hub_users:
-            user = users.live(session, hub_user_id=one.hub_user_id)
-            if user is not None:
+    hub_users = _follow_users(runtime, now)
+    with begin(runtime.engine, read_only=True) as session:
+        lacking = workspaces.lacking_personal(session)
+    for few in _few(lacking):
+        with begin(runtime.engine) as session:
+            for user in few:
                 workspaces.ensure_personal(
                     session, user=user, now=now, quota=settings.personal_quota, budget=settings.personal_budget
                 )
+    with begin(runtime.engine) as session:
         workspaces.follow_groups(session, hub_users=hub_users, now=now)
     if host is not None:
         with begin(runtime.engine) as session:
             inventory.sync(session, hosts=[host], now=now, pool="local")
 
 
-def _follow_users(session: Session, now: datetime) -> list[HubUser]:
-    hub_users = users.hub_users(session)
-    retired = users.sync(session, hub_users=hub_users, now=now)
-    workspaces.retire_owned(session, users=retired, now=now)
+def _follow_users(runtime: Runtime, now: datetime) -> list[HubUser]:
+    """Bring our users to the hub's and return the hub's."""
+    with begin(runtime.engine, read_only=True) as session:
+        hub_users = users.hub_users(session)
+        gone, changed = users.differences(session, hub_users=hub_users)
+    for leaving in _few(gone):
+        with begin(runtime.engine) as session:
+            retired = users.sync(session, gone=leaving, changed=(), now=now)
+            workspaces.retire_owned(session, users=retired, now=now)
+    for coming in _few(changed):
+        with begin(runtime.engine) as session:
+            users.sync(session, gone=(), changed=coming, now=now)
     return hub_users
+
+
+def _few(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """A few of them at a time."""
+    return (rows[start : start + FEW] for start in range(0, len(rows), FEW))
 
 
 def compare(
@@ -179,8 +201,8 @@ def compare(
 ) -> list[Repair]:
     """Decide what to put right, from one look at the database, at the processes and at the hub.
 
-    A start counts as on its way while the hub says that its server is pending, or while it is younger than the
-    grace and this hub's process began it: one that an earlier hub began cannot be on its way any more.
+    A start counts as on its way while the hub says that its server is pending and it is younger than the grace, or
+    while it is younger and this hub's process began it: one that an earlier hub began cannot be on its way any more.
     `names` are user and server of each open run from before the hub was asked: what was renamed or began meanwhile
     is left for the next look. Of two runs under one name the hub means the newer; a re-created user has the other.
     """
@@ -191,8 +213,8 @@ def compare(
     for one in open_runs:
         name = (one.user_name, one.server_name)
         server = known.get(name) if newest[name] == one.id else None
-        pending = server is not None and server.pending
         lives = one.id in alive
+        pending = server is not None and server.pending and _at_it(one, lives, looked_at, start_grace)
         newer_than_facts = (one.started_at or one.admitted_at) > looked_at - SETTLING
         if pending or newer_than_facts or names.get(one.id) != name:
             continue
@@ -213,6 +235,16 @@ def compare(
     return repairs
 
 
+def _at_it(one: Snapshot, lives: bool, looked_at: datetime, start_grace: timedelta) -> bool:
+    """Whether the hub can still be at work on a run whose server it calls pending. One that lost its own database in
+    the middle of a stop says so until it is restarted, and would hold the GPUs as long."""
+    if one.state == AllocationState.ADMITTED:
+        return one.admitted_at > looked_at - start_grace
+    if one.state == AllocationState.ENDING:
+        return one.ending_at is not None and one.ending_at > looked_at - END_GRACE
+    return lives or (one.seen_at is not None and one.seen_at > looked_at - END_GRACE)
+
+
 async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Server]]]) -> list[Repair]:
     """Compare and repair once. Without the hub's word nothing is decided.
 
@@ -226,8 +258,8 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
 
 def _names(runtime: Runtime) -> dict[int, tuple[str, str]]:
     """User and server of each open run, as the hub calls them now."""
-    with begin(runtime.engine) as session:
-        _follow_users(session, utcnow())
+    _follow_users(runtime, utcnow())
+    with begin(runtime.engine, read_only=True) as session:
         return {one.id: (one.user_name, one.server_name) for one in allocations.open_runs(session)}
 
 
@@ -236,11 +268,12 @@ def _reconcile(
 ) -> list[Repair]:
     settings = runtime.settings
     runs = processes.runs(settings.hub_id, other_users=settings.other_users)
+    _follow_users(runtime, looked_at)
+    alive = [run.allocation_id for run in runs if run.alive]
     with begin(runtime.engine) as session:
-        _follow_users(session, looked_at)
-        open_runs = allocations.open_runs(session)
-        alive = [run.allocation_id for run in runs if run.alive]
         allocations.seen(session, allocation_ids=alive, at=looked_at)
+    with begin(runtime.engine, read_only=True) as session:
+        open_runs = allocations.open_runs(session)
         ended_ids = allocations.known_ids(session, allocation_ids=alive)
     repairs = compare(
         open_runs,
@@ -324,9 +357,11 @@ def meter(runtime: Runtime) -> int:
     after, written = 0, 0
     while True:
         with begin(runtime.engine, read_only=True) as session:
-            batch = metering.unmetered(session, after=after, limit=BATCH)
-        if not batch:
+            runs = metering.unmetered(session, after=after, limit=BATCH)
+        if not runs:
             return written
-        with begin(runtime.engine) as session:
-            written += metering.meter(session, allocation_ids=batch, now=utcnow())
-        after = batch[-1]
+        while runs:
+            with begin(runtime.engine) as session:
+                done = metering.meter(session, allocation_ids=runs, now=utcnow(), most=MOST_SLICES)
+            written += done.written
+            after, runs = runs[-1], done.left

@@ -126,6 +126,12 @@ def box(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
     made.close()
 
 
+@pytest.fixture(autouse=True)
+def everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a command of the same process silenced before."""
+    caplog.set_level(logging.INFO, logger="remotegpu")
+
+
 def ready(name: str) -> Server:
     return Server(name, "", ready=True, pending=False)
 

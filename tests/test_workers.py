@@ -28,8 +28,15 @@ STOPPED = [Server("alice", "", ready=False, pending=False)]
 NAMES = {1: ("alice", "")}
 
 
-def snapshot(state: AllocationState, *, admitted: datetime = LONG_AGO, started: datetime | None = None) -> Snapshot:
-    return Snapshot(1, "attempt", state, "alice", "", admitted, started, None)
+def snapshot(
+    state: AllocationState,
+    *,
+    admitted: datetime = LONG_AGO,
+    started: datetime | None = None,
+    seen: datetime | None = None,
+    ending: datetime | None = None,
+) -> Snapshot:
+    return Snapshot(1, "attempt", state, "alice", "", admitted, started, seen, ending)
 
 
 ADMITTED, ACTIVE, ENDING = AllocationState.ADMITTED, AllocationState.ACTIVE, AllocationState.ENDING
@@ -44,14 +51,27 @@ MINUTE_AGO = NOW - timedelta(minutes=1)
         pytest.param(snapshot(ACTIVE, started=LONG_AGO), ALIVE, [], Fault.ORPHAN, id="the hub lost it"),
         pytest.param(snapshot(ACTIVE, started=LONG_AGO), ALIVE, STOPPED, Fault.ORPHAN, id="the hub thinks it stopped"),
         pytest.param(snapshot(ACTIVE, started=LONG_AGO), ALIVE, PENDING, None, id="the hub is stopping it"),
-        pytest.param(snapshot(ACTIVE, started=LONG_AGO), [], PENDING, None, id="the hub is at it"),
+        pytest.param(snapshot(ACTIVE, started=LONG_AGO, seen=MINUTE_AGO), [], PENDING, None, id="the hub is at it"),
+        pytest.param(
+            snapshot(ACTIVE, started=LONG_AGO, seen=LONG_AGO),
+            [],
+            PENDING,
+            Fault.ENDED,
+            id="the hub is stuck in its stop",
+        ),
         pytest.param(snapshot(ACTIVE, started=NOW), [], [], None, id="younger than the facts"),
         pytest.param(snapshot(ENDING, started=LONG_AGO), ALIVE, [], Fault.UNFINISHED, id="its end broke off"),
         pytest.param(snapshot(ENDING, started=LONG_AGO), [], [], Fault.UNFINISHED, id="gone and not given back"),
-        pytest.param(snapshot(ENDING, started=LONG_AGO), ALIVE, PENDING, None, id="its end is under way"),
+        pytest.param(
+            snapshot(ENDING, started=LONG_AGO, ending=MINUTE_AGO), ALIVE, PENDING, None, id="its end is under way"
+        ),
+        pytest.param(
+            snapshot(ENDING, started=LONG_AGO, ending=LONG_AGO), ALIVE, PENDING, Fault.UNFINISHED, id="its end is stuck"
+        ),
         pytest.param(snapshot(ADMITTED), [], [], Fault.GHOST, id="begun by an earlier hub"),
         pytest.param(snapshot(ADMITTED), ALIVE, [], Fault.GHOST, id="forked, then the hub was killed"),
-        pytest.param(snapshot(ADMITTED), [], PENDING, None, id="a slow start"),
+        pytest.param(snapshot(ADMITTED, admitted=MINUTE_AGO), [], PENDING, None, id="a slow start"),
+        pytest.param(snapshot(ADMITTED), [], PENDING, Fault.GHOST, id="slower than any start can be"),
         pytest.param(snapshot(ADMITTED, admitted=MINUTE_AGO), [], [], None, id="this hub's, within the grace"),
         pytest.param(
             snapshot(ADMITTED, admitted=NOW - timedelta(minutes=4)), [], [], Fault.GHOST, id="this hub's, too old"

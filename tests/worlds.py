@@ -366,7 +366,7 @@ class World:
         """Meter these runs, or all that may have something to write."""
         with begin(self.engine) as session:
             chosen = list(allocation_ids) or metering.unmetered(session, after=0, limit=10_000)
-            return metering.meter(session, allocation_ids=chosen, now=self.now)
+            return metering.meter(session, allocation_ids=chosen, now=self.now).written
 
     # what the database says
 

@@ -1,6 +1,9 @@
 """Measures, inside a hub of a benchmark, how long each callback keeps the loop busy and how much of that is spent in
 frames of our code, without what the hub's own spawner does when ours calls it.
 
+Each is measured twice: in CPU time of the loop's thread, which is what the code takes, and by the clock, which also
+counts the waits for a core while fifty servers start on the same machine, and for the interpreter.
+
     loop_time.install("times.json", ours=[RemoteGPUMixin, …], theirs=[LocalProcessSpawner, Spawner])
 
 On SIGUSR2 the process writes what it saw since the last time, and begins anew.
@@ -14,7 +17,7 @@ import threading
 from asyncio import events
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 OURS, THEIRS = "ours", "theirs"
@@ -25,12 +28,14 @@ class Meter:
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
-        self.whole: list[float] = []
-        self.ours: list[tuple[float, str]] = []
-        """Milliseconds of each callback that had any, and the function of ours in which the most went."""
+        self.whole: list[tuple[float, float]] = []
+        """Milliseconds of each callback: CPU, and by the clock."""
+        self.ours: list[tuple[float, float, str]] = []
+        """The same of each callback that spent any in our code, and the function of ours in which the most CPU went."""
         self._stack: list[tuple[str, str]] = []
         self._spent: dict[str, float] = {}
-        self._since = 0.0
+        self._waited = 0.0
+        self._since = (0.0, 0.0)
 
     def enter(self, kind: str, name: str) -> None:
         self._settle()
@@ -41,10 +46,11 @@ class Meter:
         self._stack.pop()
 
     def _settle(self) -> None:
-        now = perf_counter()
+        now = thread_time(), perf_counter()
         if self._stack and self._stack[-1][0] == OURS:
             name = self._stack[-1][1]
-            self._spent[name] = self._spent.get(name, 0.0) + now - self._since
+            self._spent[name] = self._spent.get(name, 0.0) + now[0] - self._since[0]
+            self._waited += now[1] - self._since[1]
         self._since = now
 
     def watch(self, run: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -54,15 +60,15 @@ class Meter:
         def watched(handle: Any) -> None:
             if threading.get_ident() != self.thread:
                 return run(handle)
-            self._spent = {}
-            begin = perf_counter()
+            self._spent, self._waited = {}, 0.0
+            cpu, clock = thread_time(), perf_counter()
             try:
                 run(handle)
             finally:
-                self.whole.append(1000 * (perf_counter() - begin))
+                self.whole.append((1000 * (thread_time() - cpu), 1000 * (perf_counter() - clock)))
                 if self._spent:
                     most = max(self._spent, key=lambda name: self._spent[name])
-                    self.ours.append((1000 * sum(self._spent.values()), most))
+                    self.ours.append((1000 * sum(self._spent.values()), 1000 * self._waited, most))
 
         return watched
 
@@ -70,13 +76,15 @@ class Meter:
         whole, ours = self.whole, self.ours
         self.whole, self.ours = [], []
         said = {
-            "whole": {"longest_ms": max(whole, default=0), "total_ms": sum(whole), "callbacks": len(whole)},
-            "ours": {
-                "longest_ms": max(ours, default=(0.0, ""))[0],
-                "total_ms": sum(one[0] for one in ours),
-                "callbacks": len(ours),
-                "worst": sorted(ours, reverse=True)[:5],
-            },
+            name: {
+                "cpu_longest_ms": max((one[0] for one in found), default=0),
+                "cpu_total_ms": sum(one[0] for one in found),
+                "clock_longest_ms": max((one[1] for one in found), default=0),
+                "clock_total_ms": sum(one[1] for one in found),
+                "callbacks": len(found),
+                "worst": max((one[2] for one in sorted(ours)[-1:]), default="-"),
+            }
+            for name, found in (("whole", whole), ("ours", ours))
         }
         partial = file.with_suffix(".part")
         partial.write_text(json.dumps(said))

@@ -366,6 +366,7 @@ class Snapshot:
     server_name: str
     admitted_at: datetime
     started_at: datetime | None
+    seen_at: datetime | None
     ending_at: datetime | None
 
 
@@ -380,6 +381,7 @@ def open_runs(session: Session) -> list[Snapshot]:
             Environment.server_name,
             Allocation.admitted_at,
             Allocation.started_at,
+            Allocation.seen_at,
             Allocation.ending_at,
         )
         .join(User, User.id == Allocation.user_id)

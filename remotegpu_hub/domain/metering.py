@@ -96,10 +96,17 @@ def unmetered(session: Session, *, after: int, limit: int) -> list[int]:
     )
 
 
-def meter(session: Session, *, allocation_ids: list[int], now: datetime) -> int:
-    """Write every slice of these runs that is over and was seen alive to its end, or whose run has ended.
+@dataclass(frozen=True)
+class Metered:
+    written: int
+    """Rows that were not on the ledger before; a second call writes none."""
+    left: list[int]
+    """Runs that were not looked at, or not to their end, because so many slices were over."""
 
-    Returns the rows written; a second call writes none.
+
+def meter(session: Session, *, allocation_ids: list[int], now: datetime, most: int = 1000) -> Metered:
+    """Write every slice of these runs that is over and was seen alive to its end, or whose run has ended: runs in the
+    order of their ids, until some `most` slices were looked at.
     """
     history = prices.history(session)
     rows = session.execute(
@@ -110,11 +117,18 @@ def meter(session: Session, *, allocation_ids: list[int], now: datetime) -> int:
         .with_for_update(of=Allocation, key_share=True)
         .execution_options(populate_existing=True)
     ).all()
-    written = 0
+    written, looked_at = 0, 0
+    left = []
     sums: dict[tuple[int, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for allocation, time_zone in rows:
-        if not allocation.metered and allocation.started_at is not None:
-            for one in _meter_one(session, allocation, time_zone, history, now):
+        if looked_at >= most:
+            left.append(allocation.id)
+        elif not allocation.metered and allocation.started_at is not None:
+            over, complete = _over(allocation, time_zone, history, most - looked_at)
+            looked_at += len(over)
+            if not complete:
+                left.append(allocation.id)
+            for one in _write(session, allocation, over, now, last=complete):
                 added = sums[allocation.workspace_id, month_of(one.start, time_zone), allocation.user_id]
                 added[0] += one.amount
                 added[1] += gpu_time(allocation, one)
@@ -122,7 +136,7 @@ def meter(session: Session, *, allocation_ids: list[int], now: datetime) -> int:
     session.flush()
     for (workspace_id, month, user_id), (amount, time) in sorted(sums.items()):  # one order, so two cannot deadlock
         _add(session, {"workspace_id": workspace_id, "month": month, "user_id": user_id}, amount, time)
-    return written
+    return Metered(written, left)
 
 
 def gpu_time(allocation: Allocation, one: Slice | BillingRecord) -> int:
@@ -130,25 +144,24 @@ def gpu_time(allocation: Allocation, one: Slice | BillingRecord) -> int:
     return one.quantity * allocation.gpu_millis // allocation.gpu_slots if one.resource.startswith("gpu:") else 0
 
 
-def _meter_one(
-    session: Session, allocation: Allocation, time_zone: str, history: dict[str, list[Price]], now: datetime
-) -> list[Slice]:
-    """Write what is over of one run; returns the slices that were not on the ledger yet."""
+def _over(
+    allocation: Allocation, time_zone: str, history: dict[str, list[Price]], most: int
+) -> tuple[list[Slice], bool]:
+    """Slices of a run that are over and not known to be written, and whether these are all: of more than `most` the
+    earliest, cut between two periods."""
     start = allocation.metered_until or allocation.started_at
     ended = allocation.state == AllocationState.ENDED
     alive_until = allocation.ended_at if ended else allocation.seen_at
     if start is None or alive_until is None:
-        return []
+        return [], True
     over = slices(allocation, start, alive_until, history=history, time_zone=time_zone)
     if not ended:
         mine = {name: history.get(name, []) for name in prices.quantities(allocation)}
         over = [one for one in over if one.end < alive_until or _is_boundary(one, mine, time_zone)]
-    written = [one for one in over if _write(session, allocation, one, now)]
-    if over:
-        allocation.metered_until = max(one.end for one in over)
-    if ended:
-        allocation.metered = True
-    return written
+    if len(over) <= most:
+        return over, True
+    last = over[most - 1].end
+    return [one for one in over if one.end <= last], False
 
 
 def _is_boundary(one: Slice, history: dict[str, list[Price]], time_zone: str) -> bool:
@@ -160,27 +173,31 @@ def _is_boundary(one: Slice, history: dict[str, list[Price]], time_zone: str) ->
     return any(row.effective_from == one.end for rows in history.values() for row in rows)
 
 
-def _write(session: Session, allocation: Allocation, one: Slice, now: datetime) -> bool:
-    row = session.execute(
-        insert_ignoring(session, BillingRecord).returning(BillingRecord.id),
-        {
-            "workspace_id": allocation.workspace_id,
-            "user_id": allocation.user_id,
-            "environment_id": allocation.environment_id,
-            "subject_kind": SubjectKind.ALLOCATION,
-            "subject_id": allocation.id,
-            "resource": one.resource,
-            "quantity": one.quantity,
-            "price_id": one.price_id,
-            "unit_price": one.unit_price,
-            "amount": one.amount,
-            "start": one.start,
-            "end": one.end,
-            "kind": RecordKind.USAGE,
-            "written_at": now,
-        },
-    ).first()
-    return row is not None
+def _write(session: Session, allocation: Allocation, over: list[Slice], now: datetime, *, last: bool) -> list[Slice]:
+    """Put slices on the ledger, and note how far the run is metered; returns those that were not there yet."""
+    common = {
+        "workspace_id": allocation.workspace_id,
+        "user_id": allocation.user_id,
+        "environment_id": allocation.environment_id,
+        "subject_kind": SubjectKind.ALLOCATION,
+        "subject_id": allocation.id,
+        "kind": RecordKind.USAGE,
+        "written_at": now,
+    }
+    written = []
+    if over:
+        rows = session.connection().execute(
+            insert_ignoring(session, BillingRecord).returning(
+                BillingRecord.resource, BillingRecord.start, BillingRecord.price_id
+            ),
+            [{**common, **vars(one)} for one in over],
+        )
+        keys = {tuple(row) for row in rows}
+        written = [one for one in over if (one.resource, one.start, one.price_id) in keys]
+        allocation.metered_until = max(one.end for one in over)
+    if last and allocation.state == AllocationState.ENDED:
+        allocation.metered = True
+    return written
 
 
 def _add(session: Session, key: dict[str, Any], amount: int, gpu_time: int) -> None:

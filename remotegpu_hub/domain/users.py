@@ -98,20 +98,31 @@ def retire(session: Session, *, user: User, now: datetime) -> None:
     record(session, actor=SYSTEM, action="user.deleted", entity="user", entity_id=user.id, now=now, name=user.name)
 
 
-def sync(session: Session, *, hub_users: Iterable[HubUser], now: datetime) -> list[User]:
-    """Follow the hub's users: new, renamed, deleted, re-created. Returns those that were retired."""
+def differences(session: Session, *, hub_users: Iterable[HubUser]) -> tuple[list[User], list[HubUser]]:
+    """Our rows of users whom the hub no longer has, and users of the hub who are new, re-created or renamed."""
     current = {one.hub_user_id: one for one in hub_users}
     known = {user.hub_user_id: user for user in session.scalars(select(User).where(User.deleted_at.is_(None)))}
-    retired = []
-    for hub_user_id, user in known.items():
-        seen = current.get(hub_user_id)
-        if seen is None or seen.created != user.hub_created:
-            retire(session, user=user, now=now)
-            retired.append(user)
-    for seen in current.values():
-        user_row = known.get(seen.hub_user_id)
-        if user_row is None or user_row.deleted_at is not None or user_row.name != seen.name:
-            ensure(session, hub_user=seen, now=now)
+
+    def same(seen: HubUser | None, user: User | None) -> bool:
+        return seen is not None and user is not None and seen.created == user.hub_created
+
+    gone = [user for hub_user_id, user in known.items() if not same(current.get(hub_user_id), user)]
+    changed = []
+    for hub_user_id, seen in current.items():
+        user = known.get(hub_user_id)
+        if user is None or not same(seen, user) or user.name != seen.name:
+            changed.append(seen)
+    return gone, changed
+
+
+def sync(session: Session, *, gone: Iterable[User], changed: Iterable[HubUser], now: datetime) -> list[User]:
+    """Follow what `differences` told, or a part of it. Returns those that were retired."""
+    rows = [session.get_one(User, user.id, with_for_update={"key_share": True}) for user in gone]
+    retired = [user for user in rows if user.deleted_at is None]
+    for user in retired:
+        retire(session, user=user, now=now)
+    for seen in changed:
+        ensure(session, hub_user=seen, now=now)
     return retired
 
 

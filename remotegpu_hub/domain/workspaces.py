@@ -137,6 +137,13 @@ def ensure_personal(
     return workspace
 
 
+def lacking_personal(session: Session) -> list[User]:
+    """Live users without a personal workspace of their present name."""
+    own = (Workspace.owner_id == User.id) & (Workspace.kind == WorkspaceKind.PERSONAL)
+    rows = session.execute(select(User, Workspace.name).outerjoin(Workspace, own).where(User.deleted_at.is_(None)))
+    return [user for user, name in rows if name != personal_name(user)]
+
+
 def _free_name(session: Session, name: str, now: datetime) -> None:
     """Move a deleted or renamed user's personal workspace out of the way; it keeps its records under its id."""
     other = session.scalar(select(Workspace).where(Workspace.name == name))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -16,6 +16,7 @@ from uuid import uuid4
 from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 from jupyterhub.spawner import Spawner, SpawnException
+from sqlalchemy.orm import Session, joinedload, selectinload
 from traitlets import Unicode
 
 from .. import choices, words
@@ -25,7 +26,7 @@ from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
 from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, Unavailable
-from ..orm import Allocation, EndReason, User
+from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, User
 from ..runtime import Runtime, utcnow
 from . import form
 from .wiring import overwritten
@@ -234,31 +235,41 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         return await asyncio.shield(run.work)
 
     def _admit(self, caller: Caller, attempt: str, choice: Choice, busy: frozenset[int]) -> Held:
-        now = utcnow()
-        runtime = self.runtime
-        with begin(runtime.engine) as session:
-            user = self._ensure_user(session, caller, now)
+        """Read what the choice means before the writing transaction begins, and what was given after it has ended: on
+        SQLite nobody else can write meanwhile, the hub included."""
+        now, runtime = utcnow(), self.runtime
+        with self._reading_as(caller, now) as (session, user):
             kept = environments.find(session, user_id=user.id, server_name=caller.server_name)
             wish = environments.resolve(
                 session, user=user, server_name=caller.server_name, choice=choice, rules=runtime.rules, kept=kept
             )
-            if not self.knows(wish.image_reference):
-                raise NotFound("The image")
-            allocation = allocations.admit(
+        if not self.knows(wish.image_reference):
+            raise NotFound("The image")
+        with begin(runtime.engine) as session:
+            allocation_id = allocations.admit(
                 session, user=user, server_name=caller.server_name, wish=wish, attempt=attempt, rules=runtime.rules,
                 actor=caller.actor, now=now, busy_ports=busy, same_inside=self.same_inside,
-            )  # fmt: skip
-            session.refresh(allocation, ["slots", "ports"])
-            return _held(allocation)
+            ).id  # fmt: skip
+        with begin(runtime.engine, read_only=True) as session:
+            return _held(session.get_one(Allocation, allocation_id, options=_HELD))
 
-    def _ensure_user(self, session: Any, caller: Caller, now: datetime) -> User:
-        settings = self.runtime.settings
-        hub_user = users.hub_user(session, hub_user_id=caller.hub_user_id)
-        user = users.ensure(session, hub_user=hub_user, now=now)
-        workspaces.ensure_personal(
-            session, user=user, now=now, quota=settings.personal_quota, budget=settings.personal_budget
-        )
-        return user
+    @contextlib.contextmanager
+    def _reading_as(self, caller: Caller, now: datetime) -> Iterator[tuple[Session, User]]:
+        """A reading transaction with our row of the user, which is made or brought up to date before where need be."""
+        runtime, settings = self.runtime, self.runtime.settings
+        with begin(runtime.engine, read_only=True) as session:
+            hub_user = users.hub_user(session, hub_user_id=caller.hub_user_id)
+            known = users.live(session, hub_user_id=caller.hub_user_id)
+            if known is not None and (known.hub_created, known.name) == (hub_user.created, hub_user.name):
+                yield session, known
+                return
+        with begin(runtime.engine) as session:
+            user = users.ensure(session, hub_user=hub_user, now=now)
+            workspaces.ensure_personal(
+                session, user=user, now=now, quota=settings.personal_quota, budget=settings.personal_budget
+            )
+        with begin(runtime.engine, read_only=True) as session:
+            yield session, session.get_one(User, user.id)
 
     def _activate(self, attempt: str, mark: str) -> None:
         with begin(self.runtime.engine) as session:
@@ -438,18 +449,8 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         return page
 
     def _page(self, caller: Caller, server_name: str, choice: Choice, language: str) -> str:
-        now = utcnow()
-        runtime = self.runtime
-        with begin(runtime.engine, read_only=True) as session:
-            hub_user = users.hub_user(session, hub_user_id=caller.hub_user_id)
-            user = users.live(session, hub_user_id=caller.hub_user_id)
-            current = user is not None and (user.hub_created, user.name) == (hub_user.created, hub_user.name)
-        if not current:
-            with begin(runtime.engine) as session:
-                self._ensure_user(session, caller, now)
-        with begin(runtime.engine, read_only=True) as session:
-            user = users.live(session, hub_user_id=caller.hub_user_id)
-            assert user is not None
+        now, runtime = utcnow(), self.runtime
+        with self._reading_as(caller, now) as (session, user):
             page = offers(
                 session, user=user, server_name=server_name, choice=choice, rules=runtime.rules, now=now,
                 insecure_demo=runtime.settings.insecure_demo, enforced=self.enforced,
@@ -501,6 +502,15 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             waiting = asyncio.ensure_future(news.wait())
             await asyncio.wait([waiting, future], return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
+
+
+_HELD = (
+    joinedload(Allocation.workspace),
+    joinedload(Allocation.environment),
+    joinedload(Allocation.host),
+    selectinload(Allocation.ports),
+    selectinload(Allocation.slots).joinedload(AllocationSlot.slot).joinedload(GpuSlot.gpu),
+)
 
 
 def _held(allocation: Allocation) -> Held:

@@ -238,3 +238,22 @@ def test_the_sums_of_a_month_are_those_of_its_records(world: World):
         months[f"{one.start:%Y-%m}"] = months.get(f"{one.start:%Y-%m}", 0) + one.amount
     assert dict(world.read(select(MemberMonth.month, MemberMonth.amount))) == months
     world.check()
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 7])
+def test_short_transactions_write_the_same_rows(world: World, most: int):
+    """However few slices one transaction takes, whole periods at a time, and then the next run."""
+    first = run_at(world, "08:15:10", gpus=1, cpu=333, server="first")
+    second = run_at(world, "09:00:00", server="second", cpu=500)
+    end(world, first, "12:20:00")
+    world.seen(second)
+    left, written, rounds = [first.id, second.id], 0, 0
+    while left:
+        with db.begin(world.engine) as session:
+            done = metering.meter(session, allocation_ids=left, now=world.now, most=most)
+        assert done.written <= most + 2
+        left, written, rounds = done.left, written + done.written, rounds + 1
+    assert rounds > 2
+    assert written == len(world.records()) == 3 * 5 + 2 * 3
+    assert world.meter() == 0
+    world.check()

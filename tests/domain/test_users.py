@@ -59,14 +59,15 @@ class Hub:
         world = self.world
         with db.begin(world.engine) as session:
             seen = users.hub_users(session)
-            retired = users.sync(session, hub_users=seen, now=world.now)
+            gone, changed = users.differences(session, hub_users=seen)
+            retired = users.sync(session, gone=gone, changed=changed, now=world.now)
+            assert users.differences(session, hub_users=seen) == ([], [])
             workspaces.retire_owned(session, users=retired, now=world.now)
-            for one in seen:
-                user = users.live(session, hub_user_id=one.hub_user_id)
-                assert user is not None
+            for user in workspaces.lacking_personal(session):
                 workspaces.ensure_personal(
                     session, user=user, now=world.now, quota={"cpu_millis": 2000, "gpu_millis": 0}, budget=7
                 )
+            assert workspaces.lacking_personal(session) == []
             workspaces.follow_groups(session, hub_users=seen, now=world.now)
             return [user.name for user in retired]
 

@@ -18,7 +18,7 @@ from remotegpu_hub.orm import AuditEntry, Deadline, EndReason, Environment, Role
 from tests.gpu_hubs import A100, GpuHub
 from tests.hubs import xsrf_of
 
-PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy", "mallory")
+PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy", "kate", "mallory")
 
 BEFORE = """
 c.Spawner.environment.update({"CUDA_VISIBLE_DEVICES": "all", "NVIDIA_VISIBLE_DEVICES": "all", "OPERATOR": "yes"})
@@ -393,24 +393,23 @@ def test_a_new_environment_that_was_refused_does_not_stay_in_the_hub(hub: GpuHub
 
 
 def test_who_is_removed_is_told_when_it_stops_and_then_it_does(hub: GpuHub) -> None:
-    hub.world.member("lab", "heidi")
-    hub.start_server("heidi", gpu())
-    run = hub.run_of("heidi")
+    hub.start_server("kate", gpu())
+    run = hub.run_of("kate")
     try:
-        hub.world.remove("lab", "heidi")
+        hub.world.remove("lab", "kate")
         asyncio.run(clean_up(hub))
-        assert hub.model("heidi")["ready"]
-        (mine,) = hub.service("workspaces", "api/me", token=hub.token_of("heidi")).json()["environments"]
+        assert hub.model("kate")["ready"]
+        (mine,) = hub.service("workspaces", "api/me", token=hub.token_of("kate")).json()["environments"]
         left = datetime.fromisoformat(mine["run"]["stops_at"]) - datetime.now(UTC)
         assert 3500 < left.total_seconds() <= 3600
         with begin(hub.engine) as session:
             session.execute(update(Deadline).values(at=datetime.now(UTC)))
         asyncio.run(clean_up(hub))
-        hub.until_free("heidi")
+        hub.until_free("kate")
         ended = hub.world.allocation(run.attempt)
         assert (ended.end_reason, ended.environment.message) == (
             EndReason.ADMIN, "You are no member of its workspace any more."
         )  # fmt: skip
-        assert hub.model("heidi") == {}
+        assert hub.model("kate") == {}
     finally:
-        hub.world.member("lab", "heidi")
+        hub.world.member("lab", "kate")
