@@ -20,7 +20,7 @@ from benchmarks.parts import town
 from benchmarks.parts.figures import Rate, Spans, percentile, rate, verdict
 from benchmarks.parts.machine import CORES, Spent, Stopwatch, describe
 from benchmarks.parts.replay import take_down
-from benchmarks.parts.workers import OURS, PGBENCH, PSYCOPG, SQLITE3, Processes, Threads, run_pgbench
+from benchmarks.parts.workers import OURS, PGBENCH, PSYCOPG, SQLITE3, Threads, Workers, run_pgbench
 from remotegpu_hub import migrations
 from remotegpu_hub.db import open_engine, prepare_sqlite
 from remotegpu_hub.domain.environments import Rules
@@ -71,7 +71,7 @@ def on_postgresql(server: postgres.Postgres, size: Size) -> None:
     with server.connect() as connection:
         version = connection.execute("SHOW server_version").fetchone()
     print(f"\nPostgreSQL {version[0] if version else ''} with its own defaults (fsync, synchronous_commit and "
-          f"full_page_writes on), {size.clients} worker processes, pgbench -M prepared")  # fmt: skip
+          f"full_page_writes on), {size.clients} workers, pgbench -M prepared")  # fmt: skip
     _head(OURS, PSYCOPG, PGBENCH)
     measured = {hosts: _postgresql_at(server, size, hosts) for hosts in size.hosts}
     slowest = min(found[OURS].per_second for found in measured.values())
@@ -101,7 +101,7 @@ def _postgresql_at(server: postgres.Postgres, size: Size, hosts: int) -> dict[st
     statements = take_down(engine, town.start_number(0), Rules())
     clock.turn_back()
     engine.dispose()
-    workers = Processes(url, statements, size.clients)
+    workers = Workers(url, statements, size.clients)
     for who in (OURS, PSYCOPG):
         workers.run(who, range(size.warm))
         clock.turn_back()

@@ -116,7 +116,10 @@ def loop_while_many_start(sides: tuple[Side, Side], size: Size, users: Sequence[
         print(f"  everything on the loop, {side.name}: longest {max(one['cpu_longest_ms'] for one in whole):.0f} ms of "
               f"CPU, total {median(one['cpu_total_ms'] for one in whole):.0f} ms; by the clock longest "
               f"{max(one['clock_longest_ms'] for one in whole):.0f} ms, "
-              f"total {median(one['clock_total_ms'] for one in whole):.0f} ms", flush=True)  # fmt: skip
+              f"total {median(one['clock_total_ms'] for one in whole):.0f} ms\n"
+              "    of that garbage collection: longest "
+              f"{max(one['garbage']['cpu_longest_ms'] for one in found[side.name]):.0f} ms of CPU",
+              flush=True)  # fmt: skip
 
 
 def memory_of_idle(sides: tuple[Side, Side], size: Size, users: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 It respects what stands above it, says at start what was overwritten below it, and prepares the database."""
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -383,5 +384,17 @@ def _check_later(hub: Any) -> None:
             hub.log.error("remotegpu-hub: %s", sentence)
 
     hub.observe(lambda _change: told(missing_services(hub)), "services")
+
+    def later() -> None:
+        told(overwritten(hub))
+        _spare_the_loop()
+
     with suppress(RuntimeError):
-        asyncio.get_running_loop().call_soon(lambda: told(overwritten(hub)))
+        asyncio.get_running_loop().call_soon(later)
+
+
+def _spare_the_loop() -> None:
+    """Let later garbage collections pass over what stays for good. Our threads make them more frequent, and one that
+    looks at all that is loaded by now holds the hub's loop for a quarter of a second."""
+    gc.collect()
+    gc.freeze()

@@ -2,7 +2,8 @@
 frames of our code, without what the hub's own spawner does when ours calls it.
 
 Each is measured twice: in CPU time of the loop's thread, which is what the code takes, and by the clock, which also
-counts the waits for a core while fifty servers start on the same machine, and for the interpreter.
+counts the waits for a core while fifty servers start on the same machine, and for the interpreter. The interpreter's
+garbage collection, which falls on whoever happens to run, is told by itself.
 
     loop_time.install("times.json", ours=[RemoteGPUMixin, …], theirs=[LocalProcessSpawner, Spawner])
 
@@ -10,6 +11,7 @@ On SIGUSR2 the process writes what it saw since the last time, and begins anew.
 """
 
 import functools
+import gc
 import inspect
 import json
 import signal
@@ -20,7 +22,7 @@ from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
-OURS, THEIRS = "ours", "theirs"
+OURS, THEIRS, GARBAGE = "ours", "theirs", "garbage"
 
 
 class Meter:
@@ -32,6 +34,9 @@ class Meter:
         """Milliseconds of each callback: CPU, and by the clock."""
         self.ours: list[tuple[float, float, str]] = []
         """The same of each callback that spent any in our code, and the function of ours in which the most CPU went."""
+        self.garbage: list[tuple[float, float, str]] = []
+        """Collections on the loop's thread."""
+        self._collecting = (0.0, 0.0)
         self._stack: list[tuple[str, str]] = []
         self._spent: dict[str, float] = {}
         self._waited = 0.0
@@ -53,6 +58,18 @@ class Meter:
             self._waited += now[1] - self._since[1]
         self._since = now
 
+    def collect(self, phase: str, _info: dict[str, int]) -> None:
+        """What `gc` calls before and after a collection."""
+        if threading.get_ident() != self.thread:
+            return
+        if phase == "start":
+            self.enter(GARBAGE, "")
+            self._collecting = self._since
+        else:
+            self.leave()
+            cpu, clock = (1000 * (now - then) for now, then in zip(self._since, self._collecting, strict=True))
+            self.garbage.append((cpu, clock, ""))
+
     def watch(self, run: Callable[[Any], None]) -> Callable[[Any], None]:
         """Wrap what the loop calls for each callback."""
 
@@ -73,8 +90,8 @@ class Meter:
         return watched
 
     def write(self, file: Path) -> None:
-        whole, ours = self.whole, self.ours
-        self.whole, self.ours = [], []
+        whole, ours, garbage = self.whole, self.ours, self.garbage
+        self.whole, self.ours, self.garbage = [], [], []
         said = {
             name: {
                 "cpu_longest_ms": max((one[0] for one in found), default=0),
@@ -84,7 +101,7 @@ class Meter:
                 "callbacks": len(found),
                 "worst": max((one[2] for one in sorted(ours)[-1:]), default="-"),
             }
-            for name, found in (("whole", whole), ("ours", ours))
+            for name, found in (("whole", whole), ("ours", ours), ("garbage", garbage))
         }
         partial = file.with_suffix(".part")
         partial.write_text(json.dumps(said))
@@ -124,6 +141,7 @@ def install(file: str, *, ours: Sequence[type] = (), theirs: Sequence[type] = ()
                 if inspect.isfunction(value) and not name.startswith("__") and not inspect.isasyncgenfunction(value):
                     setattr(one, name, _counted(meter, kind, value))
     events.Handle._run = meter.watch(events.Handle._run)  # type: ignore[method-assign]
+    gc.callbacks.append(meter.collect)
     signal.signal(signal.SIGUSR2, lambda *_: meter.write(Path(file)))
 
 

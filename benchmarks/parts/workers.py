@@ -1,4 +1,5 @@
-"""Workers that admit side by side: processes for PostgreSQL, threads for SQLite, and pgbench's own clients."""
+"""Workers that admit side by side: threads of a process a core for PostgreSQL, of one process for SQLite, and pgbench's
+own clients."""
 
 import contextlib
 import multiprocessing as mp
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,6 +23,7 @@ from remotegpu_hub.domain.environments import Rules
 from tests.postgres import Postgres
 
 from .figures import Spans
+from .machine import CORES
 from .replay import Statement, admit, pgbench_script, play_psycopg, play_sqlite3
 from .town import start_number
 
@@ -36,20 +39,18 @@ def timed(work: Callable[[int], Any], numbers: Sequence[int]) -> list[tuple[floa
     return spans
 
 
-class Processes:
-    """One process a worker, each with its own connections: one interpreter lock for sixteen threads would leave the
-    second core to the server alone."""
+class Workers:
+    """Workers with a connection each: threads, as a hub's are, of one process a core. One process alone would leave the
+    second core to the server; one a worker would mostly measure how cores change between thirty-two processes."""
 
     def __init__(self, url: str, statements: Sequence[Statement], clients: int) -> None:
-        self.clients = clients
         context = mp.get_context("fork")
-        self._gate = context.Barrier(clients)
+        gate = context.Barrier(clients)
         self._pipes, self._processes = [], []
-        for client in range(clients):
+        for first in range(min(CORES, clients)):
             here, there = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(url, statements, clients, client, there, self._gate), daemon=True
-            )
+            mine = range(first, clients, CORES)
+            process = context.Process(target=_serve, args=(url, statements, clients, mine, there, gate), daemon=True)
             process.start()
             self._pipes.append(here)
             self._processes.append(process)
@@ -62,7 +63,7 @@ class Processes:
         for answer in answers:
             if isinstance(answer, str):
                 raise SystemExit(answer)
-        return answers
+        return [spans for answer in answers for spans in answer]
 
     def close(self) -> None:
         for pipe in self._pipes:
@@ -71,23 +72,28 @@ class Processes:
             process.join()
 
 
-def _serve(url: str, statements: Sequence[Statement], clients: int, client: int, pipe: Any, gate: Any) -> None:
-    engine, rules = open_engine(url), Rules()
-    plain = psycopg.connect(url.replace("+psycopg", ""))
-    work = {
-        OURS: lambda number: admit(engine, start_number(number), rules),
-        PSYCOPG: lambda number: play_psycopg(plain, statements, start_number(number)),
-    }
-    while (task := pipe.recv()) is not None:
-        who, turns = task
-        numbers = [turn * clients + client for turn in turns]
-        try:
-            gate.wait(60)
-            pipe.send(timed(work[who], numbers))
-        except Exception as error:
-            gate.abort()
-            pipe.send(f"{who}: {error!r}")
-    plain.close()
+def _serve(url: str, statements: Sequence[Statement], clients: int, mine: range, pipe: Any, gate: Any) -> None:
+    engine, rules = open_engine(url, pool_size=len(mine)), Rules()
+    plain = {client: psycopg.connect(url.replace("+psycopg", "")) for client in mine}
+
+    def work(who: str, client: int, turns: range) -> Spans:
+        play: dict[str, Callable[[int], Any]] = {
+            OURS: lambda number: admit(engine, start_number(number), rules),
+            PSYCOPG: lambda number: play_psycopg(plain[client], statements, start_number(number)),
+        }
+        gate.wait(60)
+        return timed(play[who], [turn * clients + client for turn in turns])
+
+    with ThreadPoolExecutor(len(mine)) as pool:
+        while (task := pipe.recv()) is not None:
+            who, turns = task
+            try:
+                pipe.send(list(pool.map(work, repeat(who), mine, repeat(turns))))
+            except Exception as error:
+                gate.abort()
+                pipe.send(f"{who}: {error!r}")
+    for connection in plain.values():
+        connection.close()
     engine.dispose()
 
 

@@ -2,6 +2,7 @@
 program reads the file."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,3 +124,12 @@ def test_the_runtime_file_is_for_its_user_alone_and_the_password_is_nowhere_else
         with hub.engine.connect() as connection:
             rows = connection.execute(text("SELECT * FROM services")).all()
         assert password not in repr(rows)
+
+
+def test_what_is_loaded_at_start_is_left_out_of_later_collections(tmp_path: Path) -> None:
+    told = "import atexit, gc; atexit.register(lambda: print('frozen:', gc.get_freeze_count()))"
+    with GpuHub(tmp_path, told) as hub:
+        assert hub.process
+    frozen = re.search(r"frozen: (\d+)", (tmp_path / "hub.log").read_text())
+    assert frozen
+    assert int(frozen[1]) > 100_000
