@@ -176,25 +176,25 @@ _savepoint, _back_to_savepoint = text("SAVEPOINT host"), text("ROLLBACK TO SAVEP
 def choose(session: Session, *, wanted: Resources, policy: Policy) -> Spot:
     """Take room on a host. The row of the host stays locked until the transaction ends, so the slots that are
     picked there next are seen as they are. Raises: NoCapacity, explaining each host.
+
+    Nobody waits for a host while holding another, so there is no circle of waiters: a host that turns out not to fit
+    any more when it is locked stays locked all the same, so all are let go of before one is waited for.
     """
     execute, amounts = session.connection().execute, _amounts(wanted)
+    execute(_savepoint)
     for kind in _kinds_for(wanted, policy):
         row = execute(kind.take, amounts).first()
         if row is not None:
             if wanted.gpu_slots:
                 execute(_take_slots, {**amounts, "host": row[0]})  # its row was locked and fits
             return Spot(row[0], row[1], policy.name)
+    execute(_back_to_savepoint)
     return _wait_for_one(session, wanted, policy)
 
 
 def _wait_for_one(session: Session, wanted: Resources, policy: Policy) -> Spot:
-    """Every host that fits is being taken by somebody else just now: wait for them, one after the other.
-
-    A host that turns out to be taken is let go of before the next one is tried (an UPDATE that waited keeps the lock
-    even when its guard then fails): nobody waits for a host while holding another, so there is no circle of waiters.
-    """
+    """Every host that fits is being taken by somebody else just now: wait for them, one after the other."""
     execute, amounts = session.connection().execute, _amounts(wanted)
-    execute(_savepoint)
     for _attempt in range(ATTEMPTS):
         hosts = candidates(session, wanted=wanted, policy=policy)
         if not hosts:
