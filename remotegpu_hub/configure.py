@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 from jupyterhub.app import JupyterHub
@@ -23,17 +23,19 @@ from traitlets.config.loader import LazyConfigValue
 from traitlets.utils.importstring import import_item
 
 from . import migrations, words
-from .clients import processes
+from .clients import nvml, processes
 from .db import begin, normal_url, prepare_sqlite
 from .domain import catalog, prices
 from .domain.audit import SYSTEM
 from .domain.placement import POLICIES
-from .errors import RemoteGPUError
+from .errors import Invalid, RemoteGPUError
 from .hub.local import DemoSpawner, LocalSpawner
 from .hub.wiring import SERVICES, missing_services, overwritten
 from .orm import QUOTA_RESOURCES, Fact, PortService
 from .runtime import RUNTIME_VARIABLE, Runtime, Settings, utcnow
 from .units import UNLIMITED, parse_bytes, parse_cores, parse_money
+
+T = TypeVar("T")
 
 CUSTOM_SCOPES = {
     "custom:remotegpu:read": {"description": "Read workspaces, usage and records (auditors)."},
@@ -93,6 +95,7 @@ class RemoteGPU(Configurable):
         `A100-80GB/4`, its own price, and no isolation from the other shares.""",
     ).tag(config=True)
     simulated_gpus: Any = List(
+        Dict(),
         help="""GPUs that do not exist, for a machine without any, such as `[{"model": "A100-80GB", "memory_mib": 81920,
         "count": 4, "shares": 1}]`. Every page says "simulated".""",
     ).tag(config=True)
@@ -114,7 +117,7 @@ def configure(c: Any) -> None:
     Raises: SystemExit with one sentence when the configuration cannot work.
     """
     try:
-        options = RemoteGPU(config=Config({"RemoteGPU": c.RemoteGPU}))
+        options = _options(c)
         _refuse_contradictions(c, options)
         hub = _running_hub()
         if hub is not None and not options.insecure_demo:
@@ -173,6 +176,14 @@ def _fail(sentence: str) -> NoReturn:
     raise SystemExit(f"remotegpu-hub: {sentence}")
 
 
+def _options(c: Any) -> RemoteGPU:
+    known = RemoteGPU.class_trait_names(config=True)
+    for name in c.RemoteGPU:
+        if name not in known:
+            _fail(f"there is no c.RemoteGPU.{name}: write one of {', '.join(sorted(known))}.")
+    return RemoteGPU(config=Config({"RemoteGPU": c.RemoteGPU}))
+
+
 def _refuse_contradictions(c: Any, options: RemoteGPU) -> None:
     if c.KubeSpawner.get("profile_list"):
         _fail("remove c.KubeSpawner.profile_list: flavors and images of the catalogue take its place.")
@@ -180,8 +191,9 @@ def _refuse_contradictions(c: Any, options: RemoteGPU) -> None:
         _fail('name what can be run, such as c.RemoteGPU.images = {"local:jupyterlab": {"display_name": "JupyterLab", '
               '"cmd": ["jupyterhub-singleuser"]}}.')  # fmt: skip
     for reference, image in options.images.items():
-        if not reference.startswith("local:") or not image.get("cmd"):
-            _fail(f"the image {reference!r} needs a name that begins with local: and a cmd.")
+        if not str(reference).startswith("local:") or not _is_image(image):
+            _fail(f'the image {reference!r} needs a name that begins with local: and a cmd, a list of words such as '
+                  '["jupyterhub-singleuser"]; args is such a list too.')  # fmt: skip
     for service, ports in options.port_ranges.items():
         if service not in list(PortService):
             _fail(f"{service!r} is not a port service: choose of {', '.join(PortService)}.")
@@ -196,6 +208,13 @@ def _refuse_contradictions(c: Any, options: RemoteGPU) -> None:
     if own is not None and own.system_users == options.insecure_demo:
         _fail(f"{own.__name__} and c.RemoteGPU.insecure_demo = {options.insecure_demo} contradict each other: only a "
               "DemoSpawner runs everybody as the hub's own user.")  # fmt: skip
+
+
+def _is_image(image: Any) -> bool:
+    return isinstance(image, dict) and bool(image.get("cmd")) and all(
+        isinstance(command, (tuple, list)) and all(isinstance(part, str) for part in command)
+        for command in (image["cmd"], image.get("args", []))
+    )  # fmt: skip
 
 
 def _is_port_range(ports: Any) -> bool:
@@ -213,6 +232,8 @@ def _refuse_blindness() -> None:
 
 def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
     url, kwargs = database_of(c, hub)
+    _read("simulated_gpus", nvml.check_simulated, options.simulated_gpus)
+    _read("gpu_shares", nvml.check_shares, options.gpu_shares)
     spawner = c.Spawner
     timeouts = int(spawner.get("start_timeout", 60) or 60) + int(spawner.get("http_timeout", 30) or 30)
     return Settings(
@@ -225,13 +246,15 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         policy=options.policy,
         port_ranges={name: list(ports) for name, ports in options.port_ranges.items()},
         max_gpus=options.max_gpus,
-        default_cpu_millis=parse_cores(options.default_cpu),
-        default_memory_bytes=parse_bytes(options.default_memory),
+        default_cpu_millis=_read("default_cpu", parse_cores, options.default_cpu),
+        default_memory_bytes=_read("default_memory", parse_bytes, options.default_memory),
         personal_quota=_quota(options.personal_quota),
-        personal_budget=parse_money(options.personal_budget) if options.personal_budget else None,
+        personal_budget=(
+            _read("personal_budget", parse_money, options.personal_budget) if options.personal_budget else None
+        ),
         host_name=options.host_name or socket.gethostname(),
-        reserve_cpu_millis=parse_cores(options.reserve_cpu),
-        reserve_memory_bytes=parse_bytes(options.reserve_memory),
+        reserve_cpu_millis=_read("reserve_cpu", parse_cores, options.reserve_cpu),
+        reserve_memory_bytes=_read("reserve_memory", parse_bytes, options.reserve_memory),
         gpu_shares=dict(options.gpu_shares),
         simulated_gpus=[dict(one) for one in options.simulated_gpus],
         images={name: dict(image) for name, image in options.images.items()},
@@ -242,27 +265,35 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
 
 def _quota(given: dict[str, Any]) -> dict[str, int | None]:
     """Read `{"cpu": "2", "memory": "4G", "gpus": 1, "environments": 2, "gpu_hours": 10}`; what is not named is 0."""
-    readers: dict[str, tuple[str, Callable[[Any], int]]] = {
-        "gpus": ("gpu_millis", lambda value: parse_cores(str(value))),
-        "cpu": ("cpu_millis", lambda value: parse_cores(str(value))),
-        "memory": ("memory_bytes", lambda value: parse_bytes(str(value))),
-        "storage": ("storage_bytes", lambda value: parse_bytes(str(value))),
-        "environments": ("environments", int),
-        "gpu_hours": ("gpu_hours", int),
+    readers: dict[str, tuple[str, Callable[[str], int]]] = {
+        "gpus": ("gpu_millis", parse_cores),
+        "cpu": ("cpu_millis", parse_cores),
+        "memory": ("memory_bytes", parse_bytes),
+        "storage": ("storage_bytes", parse_bytes),
+        "environments": ("environments", _count),
+        "gpu_hours": ("gpu_hours", _count),
     }
     quota: dict[str, int | None] = dict.fromkeys(QUOTA_RESOURCES, 0)
     for name, value in given.items():
         if name not in readers:
             _fail(f"c.RemoteGPU.personal_quota has no {name!r}: write one of {', '.join(readers)}.")
         column, read = readers[name]
-        try:
-            amount = UNLIMITED if value == "unlimited" else read(value)
-        except (ValueError, TypeError):
-            amount = -1
-        if amount < 0:
-            _fail(f"c.RemoteGPU.personal_quota cannot have {value!r} {name}: write a number, or unlimited.")
-        quota[column] = amount
+        quota[column] = UNLIMITED if value == "unlimited" else _read(f"personal_quota[{name!r}]", read, str(value))
     return quota
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise Invalid("{value} is not a whole number: write one such as 3.", value=text)
+    return int(text)
+
+
+def _read(setting: str, read: Callable[[Any], T], value: Any) -> T:
+    """Read one setting; a refusal says which one it is about."""
+    try:
+        return read(value)
+    except RemoteGPUError as error:
+        _fail(f"c.RemoteGPU.{setting}: {error}")
 
 
 def _install(settings: Settings) -> Settings:

@@ -50,8 +50,7 @@ def observe_local(
     Raises: Invalid for a simulated GPU or a split that makes no sense.
     """
     shares = shares or {}
-    for model, parts in shares.items():
-        _check_parts(model, parts)
+    check_shares(shares)
     seen = _simulated(host_name, simulated) if simulated else _real(shares, hub_id, held_pids)
     return Host(
         name=host_name,
@@ -63,6 +62,18 @@ def observe_local(
         address=address,
         labels=_labels(),
     )
+
+
+def check_shares(shares: Mapping[str, Any]) -> None:
+    """Raises: Invalid for a split that makes no sense."""
+    for model, parts in shares.items():
+        _check_parts(model, parts)
+
+
+def check_simulated(wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: Invalid for a simulated GPU that makes no sense."""
+    for _gpu in _simulated("", wanted):
+        pass
 
 
 def model_name(name: str) -> str:
