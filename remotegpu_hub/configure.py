@@ -17,6 +17,7 @@ from uuid import uuid4
 from jupyterhub.app import JupyterHub
 from jupyterhub.utils import maybe_future
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from traitlets import Bool, Dict, Enum, Integer, List, TraitError, Unicode
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import LazyConfigValue
@@ -125,8 +126,8 @@ def configure(c: Any) -> None:
         settings = _settings(c, options, hub)
     except TraitError as error:
         _fail(" ".join(str(error).split()))
-    except RemoteGPUError as error:
-        _fail(str(error))
+    except ArgumentError:
+        _fail("c.JupyterHub.db_url is not a database URL: write one such as sqlite:///jupyterhub.sqlite.")
     runtime_file = os.path.abspath(options.runtime_file)
     if hub is not None:
         try:
@@ -148,11 +149,15 @@ def database_of(c: Any, hub: Any = None) -> tuple[str, dict[str, Any]]:
     line = hub.cli_config.get("JupyterHub", {}) if hub is not None else {}
     url = normal_url(str(line.get("db_url") or section.get("db_url") or "sqlite:///jupyterhub.sqlite"))
     kwargs = hub.db_kwargs if line.get("db_kwargs") else _given(section, "db_kwargs", {})
-    if url.startswith("sqlite") and make_url(url).database in (None, "", ":memory:"):
-        _fail("a database in memory cannot be shared with the services: give c.JupyterHub.db_url a file or a server.")
-    if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
-        url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).resolve()}"
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not _in_memory(parsed.database):
+        url = parsed.set(database=str(Path(parsed.database or "").resolve())).render_as_string(hide_password=False)
     return url, dict(kwargs)
+
+
+def _in_memory(database: str | None) -> bool:
+    """Also `file:…?mode=memory`, and any other URI of SQLite: what it names is not the path that it looks like."""
+    return not database or database.startswith((":memory:", "file:"))
 
 
 def _given(section: Any, name: str, empty: Any) -> Any:
@@ -224,6 +229,14 @@ def _is_port_range(ports: Any) -> bool:
     return bool(1 <= first <= last <= 65535)
 
 
+def _refuse_database(url: str) -> None:
+    parsed = make_url(url)
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        _fail(f"a database of {parsed.get_backend_name()} will not do: c.JupyterHub.db_url names SQLite or PostgreSQL.")
+    if parsed.get_backend_name() == "sqlite" and _in_memory(parsed.database):
+        _fail("a database in memory cannot be shared with the services: give c.JupyterHub.db_url a file or a server.")
+
+
 def _refuse_blindness() -> None:
     blind = processes.blindness()
     if blind:
@@ -232,6 +245,7 @@ def _refuse_blindness() -> None:
 
 def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
     url, kwargs = database_of(c, hub)
+    _refuse_database(url)
     _read("simulated_gpus", nvml.check_simulated, options.simulated_gpus)
     _read("gpu_shares", nvml.check_shares, options.gpu_shares)
     spawner = c.Spawner

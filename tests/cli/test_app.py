@@ -123,6 +123,13 @@ def test_a_database_given_on_the_hubs_command_line_is_found_by_what_the_hub_wrot
     assert call("init", "--json").json["database"]["url"] == url
 
 
+def test_a_configured_database_in_memory_is_not_taken_for_one_with_nothing_in_it(call, folder):
+    (folder / "jupyterhub_config.py").write_text('c = get_config()\nc.JupyterHub.db_url = "sqlite://"\n')
+    told = call("hosts")
+    assert (told.code, told.out) == (1, "")
+    assert "no tables of ours" in told.err
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
