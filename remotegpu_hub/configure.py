@@ -351,7 +351,7 @@ def _set_spawner(c: Any, options: RemoteGPU, runtime_file: str) -> None:
         return
 
     async def asked(spawner: Any) -> list[str]:
-        return _reaching(await maybe_future(scopes(spawner)))
+        return _reaching(await maybe_future(scopes(spawner)) or SERVER_TOKEN_SCOPES)
 
     c.Spawner.server_token_scopes = asked
 

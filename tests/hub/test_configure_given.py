@@ -141,6 +141,13 @@ def test_a_function_that_gives_the_scopes_of_a_server_is_still_asked(word: str) 
     assert asyncio.run(spawner.server_token_scopes(spawner)) == ["read:users!user", *REACH]
 
 
+@pytest.mark.parametrize("nothing", ["[]", "None"])
+def test_a_function_that_gives_no_scopes_gives_the_usual_ones(nothing: str) -> None:
+    """As the hub does; with ours alone, a server could not even be reached."""
+    spawner = Spawner(config=loaded(f"c.Spawner.server_token_scopes = lambda spawner: {nothing}"))
+    assert asyncio.run(spawner.server_token_scopes(spawner)) == [*SERVER_TOKEN_SCOPES, *REACH]
+
+
 def test_the_hub_keeps_its_own_ways() -> None:
     hub = hub_of(
         'c.JupyterHub.base_url = "/deep/"\nc.JupyterHub.allow_named_servers = False\n'
