@@ -173,8 +173,7 @@ def _running_hub() -> Any:
     if not JupyterHub.initialized():
         return None
     app = JupyterHub.instance()
-    only_shows = app.generate_config or app.show_config or app.show_config_json
-    return None if only_shows or app.subapp is not None else app
+    return None if app.show_config or app.generate_certs or app.subapp is not None else app
 
 
 def _fail(sentence: str) -> NoReturn:
