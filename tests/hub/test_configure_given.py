@@ -14,6 +14,7 @@ from jupyterhub.spawner import Spawner
 from traitlets.config import Config, PyFileConfigLoader
 
 from remotegpu_hub.configure import CUSTOM_SCOPES, SERVER_TOKEN_SCOPES, database_of
+from remotegpu_hub.hub.local import DemoSpawner
 from remotegpu_hub.hub.wiring import SERVICES, missing_services, overwritten
 
 REACH = [f"access:services!service={service}" for service in SERVICES]
@@ -57,6 +58,14 @@ def test_the_operators_services_stay(lines: str) -> None:
     if "+=" in lines:
         lines = f"c.JupyterHub.services = []\n{lines}"
     assert names(hub_of(lines).services) == ["culler", *SERVICES]
+
+
+def test_a_bare_configuration_gets_spawner_services_and_named_servers() -> None:
+    hub = hub_of()
+    assert hub.spawner_class is DemoSpawner
+    assert names(hub.services) == list(SERVICES)
+    assert hub.allow_named_servers is True
+    assert os.listdir() == ["jupyterhub_config.py"], "nothing is written where no hub runs"
 
 
 def test_a_service_may_be_appended_below_too() -> None:
@@ -295,11 +304,17 @@ def test_a_hub_that_only_shows_or_makes_something_prepares_nothing(option: str) 
     assert not Path("jupyterhub.sqlite").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT ROOT, so another refusal comes first")
-@pytest.mark.parametrize("arguments", [["--no-db"], ["--db", "sqlite://"]], ids=["no database", "an unnamed one"])
-def test_a_database_in_memory_is_refused(arguments: list[str]) -> None:
+def test_a_hub_without_our_services_says_why_it_ends() -> None:
+    """The role that names them makes it fail, in words of its own."""
+    loaded(below="c.JupyterHub.services = []")
+    done = run()
+    assert done.returncode != 0
+    assert "remotegpu-hub: the service workspaces is gone" in done.stderr
+
+
+def test_a_hub_without_a_database_says_why_it_ends() -> None:
     loaded()
-    done = run(*arguments)
+    done = run("--no-db")
     assert done.returncode != 0
     assert "remotegpu-hub: a database in memory cannot be shared" in done.stderr
     assert not Path("remotegpu-runtime.json").exists()
