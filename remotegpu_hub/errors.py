@@ -75,6 +75,16 @@ class Unavailable(RemoteGPUError):
     code = "unavailable"
 
 
+class StartFailed(Conflict):
+    """What was admitted could not be brought to run, and why. `reason` is one of `orm.EndReason`."""
+
+    code = "start_failed"
+
+    def __init__(self, reason: str, text: str, **facts: Any) -> None:
+        super().__init__(text, **facts)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Breach:
     """One limit that a wish would break. Amounts are in the resource's own unit (milli-GPUs, milli-cores, bytes, …)."""

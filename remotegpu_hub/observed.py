@@ -35,6 +35,9 @@ class Host:
     pool: str
     cpu_millis: int
     memory_bytes: int
+    foreign_cpu_millis: int = 0
+    """Held by others than our allocations, out of the same amount."""
+    foreign_memory_bytes: int = 0
     gpus: tuple[Gpu, ...] = ()
     simulated: bool = False
     online: bool = True
@@ -50,7 +53,15 @@ class Run:
     mark: str
     """Identity that is never reused: `pid:start` of the oldest process, or a pod's uid."""
     alive: bool = True
+    """It was seen to run."""
+    over: bool = False
+    """It certainly runs no more. Neither: it has not begun, or nobody can tell, since its node is silent."""
     ended_at: datetime | None = None
+    """When it ended, as the system that ran it says."""
+    reason: str = ""
+    """Why it ended or is about to, one of `orm.EndReason`, where that is known."""
+    message: str = ""
+    """The same for people: an English sentence that `words` translates."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Engine
 
+from .clients import pools
+from .clients.pools import Pool
 from .db import open_engine
 from .domain.environments import Rules
 from .domain.placement import POLICIES
+from .observed import Host
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,7 +29,7 @@ RUNTIME_VARIABLE = "REMOTEGPU_RUNTIME"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the operator configured, plain enough to be written as JSON. The manual is `configure.RemoteGPU`."""
+    """What the operator configured, plain enough to be written as JSON. The manual is `options.RemoteGPU`."""
 
     db_url: str
     db_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +58,12 @@ class Settings:
     other_users: bool = False
     """Runs belong to system users of their own."""
     local: bool = True
-    """Environments are processes of this machine."""
+    """Environments are processes of this machine; else pods of a cluster."""
+    namespace: str = "default"
+    """Of the cluster, where the pods live."""
+    pools: list[dict[str, Any]] = field(default_factory=list)
+    home_bytes: int = 0
+    """Size of a new home volume; 0 for none."""
     start_grace_seconds: int = 180
     """Start time-out, HTTP time-out and a minute: an older start that nobody waits for is a ghost."""
 
@@ -80,6 +88,8 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.hosts_written: dict[str, Host] = {}
+        """What this process last wrote of each host."""
 
     @classmethod
     def read(cls, path: str) -> "Runtime":
@@ -97,6 +107,11 @@ class Runtime:
     @cached_property
     def engine(self) -> Engine:
         return open_engine(self.settings.db_url, **self.settings.db_kwargs)
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """The cluster's pools, first match first."""
+        return pools.read(self.settings.pools)
 
     @cached_property
     def rules(self) -> Rules:

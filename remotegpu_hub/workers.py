@@ -8,21 +8,23 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Engine, update
 
-from .clients import nvml, processes
+from .clients import processes
+from .clients.box import Box
 from .db import begin
 from .domain import allocations, environments, inventory, metering, users, workspaces
 from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
-from .errors import RemoteGPUError
-from .observed import HubUser, Run, Server
+from .errors import RemoteGPUError, Unavailable
+from .observed import Host, HubUser, Run, Server
 from .orm import AllocationState, EndReason, TickLease
 from .runtime import Runtime, utcnow
 
@@ -43,12 +45,41 @@ MOST_SLICES = 24
 """Rows that a transaction of metering writes, for the same reason."""
 SETTLING = timedelta(seconds=5)
 """Facts of the hub and of the process table are this much apart at most."""
-STOP_GRACE_SECONDS = 5.0
 END_GRACE = timedelta(minutes=2)
 """How long the hub is left to end a run by itself: longer than any stop takes."""
 ATTEMPTS_KEPT = timedelta(days=1)
 REFUSED_KEPT = timedelta(minutes=10)
 """How far back refusals are looked at: a hub that is away for longer keeps the empty entries."""
+
+
+class Site(Protocol):
+    """Where runs live: this machine, or a cluster. What it cannot tell it raises as Unavailable, never leaves out."""
+
+    @property
+    def pools(self) -> Sequence[str]:
+        """The pools whose hosts it lists whole."""
+
+    async def hosts(self) -> list[Host]: ...
+
+    async def runs(self) -> list[Run]:
+        """Whatever wears this hub's mark, running or not."""
+
+    async def stop(self, allocation_id: int) -> bool:
+        """End a run. True only when nothing of it is left."""
+
+
+def box(runtime: Runtime) -> Box:
+    """This machine, as the hub's settings describe it."""
+    settings = runtime.settings
+    return Box(
+        hub_id=settings.hub_id,
+        host_name=settings.host_name,
+        reserve_cpu_millis=settings.reserve_cpu_millis,
+        reserve_memory_bytes=settings.reserve_memory_bytes,
+        shares=settings.gpu_shares,
+        simulated_gpus=settings.simulated_gpus,
+        other_users=settings.other_users,
+    )
 
 
 class Fault(StrEnum):
@@ -76,6 +107,9 @@ class Repair:
     allocation_id: int
     attempt: str = ""
     reason: EndReason = EndReason.GHOST
+    message: str = ""
+    ended_at: datetime | None = None
+    """When the run ended, where whatever ran it tells."""
 
 
 def holder() -> str:
@@ -115,14 +149,23 @@ def end_lease(engine: Engine, *, name: str, holder: str, now: datetime) -> None:
         )
 
 
-async def every(runtime: Runtime, name: str, seconds: float, tick: Callable[[], Awaitable[object]]) -> None:
+async def every(
+    runtime: Runtime,
+    name: str,
+    seconds: float,
+    tick: Callable[[], Awaitable[object]],
+    news: asyncio.Event | None = None,
+) -> None:
     """Run a tick now and then every so many seconds, never two at once over all processes, and not again where another
-    copy just did it. Never ends by an error."""
+    copy just did it. Never ends by an error. `news` brings the next one forward, though not by everything."""
     me = holder()
     first = True
     while True:
         now = utcnow()
-        not_since = now if first else now - timedelta(seconds=seconds / 2)
+        hurry = news is not None and news.is_set()
+        not_since = now if first or hurry else now - timedelta(seconds=seconds / 2)
+        if news is not None:
+            news.clear()
         try:
             if await asyncio.to_thread(
                 take_lease, runtime.engine, name=name, holder=me, seconds=LEASE_SECONDS, not_since=not_since, now=now
@@ -134,24 +177,31 @@ async def every(runtime: Runtime, name: str, seconds: float, tick: Callable[[], 
             log.warning("%s: %s", name, error)
         except Exception:
             log.exception("%s failed; it will be tried again", name)
-        await asyncio.sleep(RETRY_SECONDS if first else seconds)
+        if news is None or first:
+            await asyncio.sleep(RETRY_SECONDS if first else seconds)
+        else:
+            await asyncio.sleep(RETRY_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), max(seconds - RETRY_SECONDS, 0))
 
 
-def sync(runtime: Runtime) -> None:
-    """Follow the hub's users and groups, and what this machine has."""
-    settings = runtime.settings
-    now = utcnow()
-    host = None
-    if settings.local:
-        host = nvml.observe_local(
-            host_name=settings.host_name,
-            pool="local",
-            reserve_cpu_millis=settings.reserve_cpu_millis,
-            reserve_memory_bytes=settings.reserve_memory_bytes,
-            shares=settings.gpu_shares,
-            simulated=settings.simulated_gpus,
-            hub_id=settings.hub_id,
-        )
+async def sync(runtime: Runtime, site: Site) -> None:
+    """Follow the hub's users and groups, and what the hosts have.
+
+    Raises: Unavailable when the database cannot be asked; of a site that cannot, the hosts stay as they were.
+    """
+    try:
+        hosts = await site.hosts()
+    except Unavailable as error:
+        log.warning("the hosts stay as they were last seen: %s", error)
+        await asyncio.to_thread(_sync_people, runtime)
+        return
+    await asyncio.to_thread(_sync_people, runtime)
+    await asyncio.to_thread(_sync_hosts, runtime, site.pools, hosts)
+
+
+def _sync_people(runtime: Runtime) -> None:
+    settings, now = runtime.settings, utcnow()
     hub_users = _follow_users(runtime, now)
     with begin(runtime.engine, read_only=True) as session:
         lacking = workspaces.lacking_personal(session)
@@ -163,9 +213,27 @@ def sync(runtime: Runtime) -> None:
                 )
     with begin(runtime.engine) as session:
         workspaces.follow_groups(session, hub_users=hub_users, now=now)
-    if host is not None:
+
+
+def _sync_hosts(runtime: Runtime, pools: Collection[str], hosts: Sequence[Host]) -> None:
+    """Write what changed since this process wrote it last, a few hosts at a time, and which ones are gone; and the few
+    that were not written for the longest, whose sums are made anew by it."""
+    now = utcnow()
+    known = runtime.hosts_written
+    changed = [host for host in hosts if known.get(host.name) != host]
+    there = {host.name: host for host in hosts}
+    longest = [there[name] for name in known if name in there and known[name] == there[name]][:FEW]
+    for few in _few([*changed, *longest]):
         with begin(runtime.engine) as session:
-            inventory.sync(session, hosts=[host], now=now, pool="local")
+            inventory.sync(session, hosts=few, now=now)
+        for host in few:
+            known.pop(host.name, None)
+            known[host.name] = host
+    with begin(runtime.engine) as session:
+        inventory.seen(session, names=[host.name for host in hosts if host.online], now=now)
+        inventory.miss(session, pools=pools, seen=list(there), now=now)
+    for name in known.keys() - there.keys():
+        del known[name]
 
 
 def _follow_users(runtime: Runtime, now: datetime) -> list[HubUser]:
@@ -206,33 +274,41 @@ def compare(
     `names` are user and server of each open run from before the hub was asked: what was renamed or began meanwhile
     is left for the next look. Of two runs under one name the hub means the newer; a re-created user has the other.
     """
-    alive = {run.allocation_id for run in runs if run.alive}
+    found = {run.allocation_id: run for run in runs}
     known = {(server.user_name, server.server_name): server for server in servers}
     newest = {(one.user_name, one.server_name): one.id for one in sorted(open_runs, key=lambda one: one.id)}
     repairs = []
     for one in open_runs:
         name = (one.user_name, one.server_name)
         server = known.get(name) if newest[name] == one.id else None
-        lives = one.id in alive
+        run = found.get(one.id)
+        lives = run is not None and not run.over
         pending = server is not None and server.pending and _at_it(one, lives, looked_at, start_grace)
         newer_than_facts = (one.started_at or one.admitted_at) > looked_at - SETTLING
         if pending or newer_than_facts or names.get(one.id) != name:
             continue
         if one.state == AllocationState.ENDING:
-            repairs.append(Repair(Fault.UNFINISHED, one.id, one.attempt, EndReason.EXITED))
+            repairs.append(_ended(Fault.UNFINISHED, one, run))
         elif one.state == AllocationState.ADMITTED:
             on_its_way = one.admitted_at > hub_started and one.admitted_at > looked_at - start_grace
             if not on_its_way and not (server is not None and server.ready and lives):
                 repairs.append(Repair(Fault.GHOST, one.id, one.attempt, EndReason.GHOST))
         elif not lives:
-            repairs.append(Repair(Fault.ENDED, one.id, one.attempt, EndReason.EXITED))
+            repairs.append(_ended(Fault.ENDED, one, run))
         elif server is None or not server.ready:
             repairs.append(Repair(Fault.ORPHAN, one.id, one.attempt, EndReason.ORPHAN))
     held = {one.id for one in open_runs}
-    for allocation_id in sorted(alive - held):
+    for allocation_id in sorted(found.keys() - held):
         fault = Fault.LEAKED if allocation_id in ended_ids else Fault.UNKNOWN
         repairs.append(Repair(fault, allocation_id))
     return repairs
+
+
+def _ended(fault: Fault, one: Snapshot, run: Run | None) -> Repair:
+    """An end with the reason that whatever ran it tells. What is not there any more was taken away by somebody."""
+    reason = EndReason(run.reason) if run is not None and run.reason else EndReason.EXITED
+    ended_at, message = (run.ended_at, run.message) if run is not None and run.over else (None, "")
+    return Repair(fault, one.id, one.attempt, reason, message, ended_at)
 
 
 def _at_it(one: Snapshot, lives: bool, looked_at: datetime, start_grace: timedelta) -> bool:
@@ -245,15 +321,23 @@ def _at_it(one: Snapshot, lives: bool, looked_at: datetime, start_grace: timedel
     return lives or (one.seen_at is not None and one.seen_at > looked_at - END_GRACE)
 
 
-async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Server]]]) -> list[Repair]:
-    """Compare and repair once. Without the hub's word nothing is decided.
+async def reconcile(
+    runtime: Runtime, servers: Callable[[], Awaitable[list[Server]]], site: Site | None = None
+) -> list[Repair]:
+    """Compare and repair once, by default on this machine. Without the hub's word and the site's nothing is decided.
 
-    Raises: Unavailable when hub or database cannot be asked.
+    Raises: Unavailable when hub, site or database cannot be asked.
     """
+    site = site or box(runtime)
     names = await asyncio.to_thread(_names, runtime)
     known = await servers()
     looked_at = utcnow()
-    return await asyncio.to_thread(_reconcile, runtime, names, known, looked_at)
+    runs = await site.runs()
+    repairs = await asyncio.to_thread(_compare, runtime, names, known, runs, looked_at)
+    for repair in repairs:
+        await _repair(runtime, repair, site)
+    await asyncio.to_thread(_forget_attempts, runtime, looked_at)
+    return repairs
 
 
 def _names(runtime: Runtime) -> dict[int, tuple[str, str]]:
@@ -263,19 +347,22 @@ def _names(runtime: Runtime) -> dict[int, tuple[str, str]]:
         return {one.id: (one.user_name, one.server_name) for one in allocations.open_runs(session)}
 
 
-def _reconcile(
-    runtime: Runtime, names: Mapping[int, tuple[str, str]], servers: list[Server], looked_at: datetime
+def _compare(
+    runtime: Runtime,
+    names: Mapping[int, tuple[str, str]],
+    servers: list[Server],
+    runs: list[Run],
+    looked_at: datetime,
 ) -> list[Repair]:
     settings = runtime.settings
-    runs = processes.runs(settings.hub_id, other_users=settings.other_users)
     _follow_users(runtime, looked_at)
     alive = [run.allocation_id for run in runs if run.alive]
     with begin(runtime.engine) as session:
         allocations.seen(session, allocation_ids=alive, at=looked_at)
     with begin(runtime.engine, read_only=True) as session:
         open_runs = allocations.open_runs(session)
-        ended_ids = allocations.known_ids(session, allocation_ids=alive)
-    repairs = compare(
+        ended_ids = allocations.known_ids(session, allocation_ids=[run.allocation_id for run in runs])
+    return compare(
         open_runs,
         runs,
         servers,
@@ -285,32 +372,41 @@ def _reconcile(
         hub_started=settings.started,
         start_grace=timedelta(seconds=settings.start_grace_seconds),
     )
-    for repair in repairs:
-        _repair(runtime, repair)
-    with begin(runtime.engine) as session:
-        allocations.forget_attempts(session, before=looked_at - ATTEMPTS_KEPT)
-    return repairs
 
 
-def _repair(runtime: Runtime, repair: Repair) -> None:
-    settings = runtime.settings
+async def _repair(runtime: Runtime, repair: Repair, site: Site) -> None:
     log.warning("run %s is %s: repairing", repair.allocation_id, repair.fault)
     if repair.fault == Fault.UNKNOWN:
         return
     if repair.attempt:
-        with begin(runtime.engine) as session:
-            allocations.mark_ending(session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow())
-    gone = processes.stop_tree(
-        settings.hub_id, repair.allocation_id, grace_seconds=STOP_GRACE_SECONDS, other_users=settings.other_users
-    )
-    if not gone:
+        await asyncio.to_thread(_mark_ending, runtime, repair)
+    if not await site.stop(repair.allocation_id):
         log.error("run %s could not be stopped; it keeps what it holds", repair.allocation_id)
         return
+    await asyncio.to_thread(_release, runtime, repair)
+
+
+def _mark_ending(runtime: Runtime, repair: Repair) -> None:
+    with begin(runtime.engine) as session:
+        allocations.mark_ending(
+            session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow(), message=repair.message
+        )
+
+
+def _release(runtime: Runtime, repair: Repair) -> None:
     with begin(runtime.engine) as session:
         if repair.attempt:
-            allocations.release(session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow())
+            allocations.release(
+                session, attempt=repair.attempt, reason=repair.reason, actor=SYSTEM, now=utcnow(),
+                ended_at=repair.ended_at, message=repair.message,
+            )  # fmt: skip
         record(session, actor=SYSTEM, action="allocation.repair", entity="allocation",
                entity_id=repair.allocation_id, now=utcnow(), fault=repair.fault.value)  # fmt: skip
+
+
+def _forget_attempts(runtime: Runtime, looked_at: datetime) -> None:
+    with begin(runtime.engine) as session:
+        allocations.forget_attempts(session, before=looked_at - ATTEMPTS_KEPT)
 
 
 async def stop_due(runtime: Runtime, stop: Callable[[str, str], Awaitable[object]]) -> int:
@@ -329,13 +425,15 @@ async def stop_due(runtime: Runtime, stop: Callable[[str, str], Awaitable[object
 
 
 def _begin_to_end(runtime: Runtime) -> list[Due]:
-    with begin(runtime.engine) as session:
+    with begin(runtime.engine, read_only=True) as session:
         late = allocations.due(session, now=utcnow())
-        for one in late:
-            allocations.mark_ending(
-                session, attempt=one.attempt, reason=one.reason, actor=SYSTEM, now=utcnow(), message=one.message
-            )
-        return late
+    for few in _few(late):
+        with begin(runtime.engine) as session:
+            for one in few:
+                allocations.mark_ending(
+                    session, attempt=one.attempt, reason=one.reason, actor=SYSTEM, now=utcnow(), message=one.message
+                )
+    return late
 
 
 async def forget_refused(runtime: Runtime, forget: Callable[[str, str], Awaitable[object]]) -> None:

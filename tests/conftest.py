@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from remotegpu_hub import db, migrations
 
 from . import postgres as pg
+from .cluster.cluster import ClusterMissing, LocalCluster, running
 from .prove import Prove
 
 TEMPLATE = "remotegpu_template"
@@ -62,6 +63,20 @@ def postgres() -> Iterator[pg.Postgres]:
             yield server
     except pg.PostgresMissing as missing:
         pytest.skip(f"NO POSTGRESQL, so nothing is shown about it: {missing}")
+
+
+@pytest.fixture(scope="session")
+def test_cluster() -> Iterator[LocalCluster]:
+    """A real Kubernetes with a kubelet, of this test run."""
+    given = os.environ.get("REMOTEGPU_TEST_CLUSTER")
+    if given:
+        yield LocalCluster(f"{given}/kubeconfig", "127.0.0.1:15000", Path(given))
+        return
+    try:
+        with running() as cluster:
+            yield cluster
+    except ClusterMissing as missing:
+        pytest.skip(f"NO KUBERNETES, so nothing is shown about it: {missing}")
 
 
 @pytest.fixture

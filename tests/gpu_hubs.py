@@ -10,13 +10,13 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from sqlalchemy import Engine, select
@@ -31,6 +31,8 @@ from remotegpu_hub.runtime import Runtime
 
 from .hubs import RealHub
 from .worlds import A100, World
+
+T = TypeVar("T")
 
 GPUS = 4
 MEMORY = "64M"
@@ -289,7 +291,7 @@ configure(c)
         """Make the hub's users and ours, as the next sync would."""
         answer = self.api("POST", "users", json={"usernames": list(names)})
         assert answer.status_code in {201, 409}, answer.text
-        workers.sync(self.runtime)
+        self.with_site(lambda site: workers.sync(self.runtime, site))
 
     # servers
 
@@ -405,14 +407,26 @@ configure(c)
                 lease.last_done_at > self.runtime.settings.started
             )  # fmt: skip
 
+    @asynccontextmanager
+    async def site(self) -> AsyncIterator[workers.Site]:
+        """Where this hub's runs live."""
+        yield workers.box(self.runtime)
+
+    def with_site(self, work: Callable[[workers.Site], Awaitable[T]]) -> T:
+        async def once() -> T:
+            async with self.site() as site:
+                return await work(site)
+
+        return asyncio.run(once())
+
     def reconcile(self) -> list[workers.Repair]:
         """Compare and repair once, as the service does each minute."""
 
-        async def once() -> list[workers.Repair]:
+        async def once(site: workers.Site) -> list[workers.Repair]:
             async with HubClient(self.api_url, self.token) as client:
-                return await workers.reconcile(self.runtime, client.servers)
+                return await workers.reconcile(self.runtime, client.servers, site)
 
-        return asyncio.run(once())
+        return self.with_site(once)
 
     def service_pid(self, name: str) -> int:
         """The process of a service that answers now."""

@@ -16,7 +16,8 @@ from jupyterhub import orm as hub_orm
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from remotegpu_hub import workers
+from remotegpu_hub import clients, workers
+import remotegpu_hub.clients.box
 from remotegpu_hub.clients import processes
 from remotegpu_hub.errors import Unavailable
 from remotegpu_hub.observed import Server
@@ -78,7 +79,7 @@ class Box:
     def furnish(self) -> World:
         """Everybody in one workspace, an hour ago, on a host with GPUs."""
         self.hub(add=PEOPLE)
-        sync(self.runtime)
+        self.sync()
         world = World(self.runtime.engine, now() - timedelta(hours=1))
         world.workspace("lab", owner="alice", members=dict.fromkeys(PEOPLE[1:], Role.MEMBER))
         world.quota(QuotaScope.USER_DEFAULT)
@@ -108,6 +109,9 @@ class Box:
             asyncio.run(asyncio.sleep(0.02))
         raise AssertionError(f"{seen} run, not {allocation_ids}")
 
+    def sync(self) -> None:
+        asyncio.run(sync(self.runtime, workers.box(self.runtime)))
+
     def reconcile(self, *servers: Server) -> dict[int, Fault]:
         async def answer() -> list[Server]:
             return list(servers)
@@ -123,7 +127,7 @@ class Box:
 
 @pytest.fixture
 def box(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    monkeypatch.setattr(workers, "STOP_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(clients.box, "STOP_GRACE_SECONDS", 0.3)
     made = Box(database_url)
     yield made
     made.close()
@@ -227,7 +231,7 @@ def test_the_run_of_a_deleted_user_is_ended_though_the_name_was_given_again(box:
     box.wait_for(run.id)
     box.hub(remove=("bob",))
     box.hub(add=("bob",))
-    sync(box.runtime)
+    box.sync()
     new = world.run("bob", "~bob")
     box.process(new.id)
     box.wait_for(run.id, new.id)
@@ -239,7 +243,7 @@ def test_the_run_of_a_deleted_user_is_ended_though_the_name_was_given_again(box:
 
 def test_the_first_sync_makes_users_their_own_workspaces_and_the_host(box: Box) -> None:
     box.hub(add=("alice", "bob"))
-    sync(box.runtime)
+    box.sync()
     world = World(box.runtime.engine, now())
     assert sorted(world.read(select(User.name))) == ["alice", "bob"]
     assert sorted(world.read(select(Workspace.name))) == ["~alice", "~bob"]
@@ -249,31 +253,31 @@ def test_the_first_sync_makes_users_their_own_workspaces_and_the_host(box: Box) 
     assert len(world.read(select(Gpu.id))) == 2
     facts = [select(Member.workspace_id, Member.user_id), select(Gpu.id), select(AuditEntry.id)]
     before = world.counters(), [world.read(fact) for fact in facts]
-    sync(box.runtime)
+    box.sync()
     assert (world.counters(), [world.read(fact) for fact in facts]) == before, "nothing twice"
 
 
 def test_sync_follows_who_comes_and_goes(box: Box) -> None:
     box.hub(add=("alice", "bob"))
-    sync(box.runtime)
+    box.sync()
     box.hub(remove=("bob",), add=("carol",))
-    sync(box.runtime)
+    box.sync()
     world = World(box.runtime.engine, now())
     assert sorted(world.read(select(User.name).where(User.deleted_at.is_(None)))) == ["alice", "carol"]
     box.hub(remove=("carol",))
     box.hub(add=("carol",))
-    sync(box.runtime)
+    box.sync()
     carols = world.read(select(User.id, User.deleted_at).where(User.name == "carol"))
     assert sorted(deleted is None for _id, deleted in carols) == [False, True], "a new one, who inherits nothing"
 
 
 def test_sync_fills_a_workspace_that_is_linked_to_a_group(box: Box) -> None:
     box.hub(add=("alice",))
-    sync(box.runtime)
+    box.sync()
     world = World(box.runtime.engine, now())
     world.workspace("lab", owner="alice", hub_group="physicists")
     box.hub(add=("bob", "carol"), group="physicists")
-    sync(box.runtime)
+    box.sync()
     rows = (
         select(User.name).join(Member, Member.user_id == User.id).join(Workspace, Workspace.id == Member.workspace_id)
     )

@@ -12,7 +12,7 @@ from remotegpu_hub import workers
 from remotegpu_hub.domain.allocations import Snapshot
 from remotegpu_hub.errors import Unavailable
 from remotegpu_hub.observed import Run, Server
-from remotegpu_hub.orm import AllocationState
+from remotegpu_hub.orm import AllocationState, EndReason
 from remotegpu_hub.workers import Fault, compare, end_lease, every, take_lease
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -94,12 +94,26 @@ def test_a_run_whose_server_was_renamed_meanwhile_is_left_for_the_next_look() ->
     assert compare([run], ALIVE, [], names=NAMES, **facts) != []
 
 
-def test_processes_without_an_open_run_are_ended_if_ours_and_only_told_if_unknown() -> None:
+def test_what_has_no_open_run_is_ended_if_ours_and_only_told_if_unknown() -> None:
+    runs = [Run(7, "7:1:a"), Run(8, "8:1:a"), Run(9, "a pod that never began", alive=False)]
     repairs = compare(
-        [], [Run(7, "7:1:a"), Run(8, "8:1:a"), Run(9, "9:1:a", alive=False)], [], names={}, ended_ids=[7], looked_at=NOW,
-        hub_started=HUB_STARTED, start_grace=GRACE,
+        [], runs, [], names={}, ended_ids=[7, 9], looked_at=NOW, hub_started=HUB_STARTED, start_grace=GRACE
+    )
+    assert [(one.fault, one.allocation_id) for one in repairs] == [
+        (Fault.LEAKED, 7), (Fault.UNKNOWN, 8), (Fault.LEAKED, 9),
+    ]  # fmt: skip
+
+
+def test_a_pod_on_a_silent_node_goes_on_until_the_cluster_says_that_it_is_over() -> None:
+    facts = {"names": NAMES, "ended_ids": [], "looked_at": NOW, "hub_started": HUB_STARTED, "start_grace": GRACE}
+    run = snapshot(ACTIVE, started=LONG_AGO)
+    assert compare([run], [Run(1, "uid", alive=False)], READY, **facts) == []
+    (repair,) = compare(
+        [run], [Run(1, "uid", alive=False, over=True, ended_at=NOW, reason="oom_killed", message="Too much.")], READY,
+        **facts,
     )  # fmt: skip
-    assert [(one.fault, one.allocation_id) for one in repairs] == [(Fault.LEAKED, 7), (Fault.UNKNOWN, 8)]
+    assert (repair.fault, repair.reason, repair.ended_at) == (Fault.ENDED, EndReason.OOM_KILLED, NOW)
+    assert repair.message == "Too much."
 
 
 def take(engine: Engine, holder: str, now: datetime, *, since: datetime | None = None) -> bool:

@@ -266,7 +266,8 @@ class World:
     def see(self, *machines: observed.Host, pool: str | None = None) -> None:
         """Sync the inventory with these machines."""
         with begin(self.engine) as session:
-            inventory.sync(session, hosts=machines, now=self.now, pool=pool)
+            inventory.sync(session, hosts=machines, now=self.now)
+            inventory.miss(session, pools=[pool] if pool else [], seen=[one.name for one in machines], now=self.now)
 
     # the life of a run
 

@@ -3,7 +3,7 @@
 import inspect
 from pathlib import Path
 
-from remotegpu_hub.configure import RemoteGPU
+from remotegpu_hub.options import RemoteGPU
 
 # ruff: noqa: E501 - prose for a page
 

@@ -66,7 +66,8 @@ EVENTS: Final = Kind("api/v1", "events")
 NODES: Final = Kind("api/v1", "nodes", namespaced=False)
 INGRESSES: Final = Kind("apis/networking.k8s.io/v1", "ingresses")
 CLAIM_TEMPLATES: Final = Kind("apis/resource.k8s.io/v1", "resourceclaimtemplates")
-"""Kubernetes 1.34 and newer."""
+RESOURCE_SLICES: Final = Kind("apis/resource.k8s.io/v1", "resourceslices", namespaced=False)
+"""These two: Kubernetes 1.34 and newer."""
 
 
 class Gone(Unavailable):
@@ -91,7 +92,9 @@ class Kubernetes:
         self._client: Any = None
 
     @classmethod
-    async def connect(cls, library: ModuleType, *, context: str | None = None, **given: Any) -> "Kubernetes":
+    async def connect(
+        cls, library: ModuleType, *, kubeconfig: str | None = None, context: str | None = None, **given: Any
+    ) -> "Kubernetes":
         """Read where the server is and who we are: from inside the cluster, else from the kubeconfig file.
 
         Raises: Unavailable when there is neither.
@@ -100,7 +103,7 @@ class Kubernetes:
             library.config.load_incluster_config()
         except library.config.ConfigException:
             try:
-                await library.config.load_kube_config(context=context)
+                await library.config.load_kube_config(config_file=kubeconfig, context=context)
             except (library.config.ConfigException, OSError) as error:
                 raise Unavailable(
                     "No cluster is configured: run inside one, or set KUBECONFIG. {reason}", reason=str(error)
@@ -331,12 +334,13 @@ def _error(status: int, told: Object, verb: str, what: str, after_seconds: int |
 class Mirror(Generic[T]):
     """What there is of one kind, followed by a watch that goes on where it broke off, and lists anew where it cannot.
 
-    `keep` makes what is remembered of an object, so that a thousand nodes cost little; None forgets it.
+    `keep` makes what is remembered of an object, so that a thousand nodes cost little; None forgets it. `changed` is
+    told what was remembered before and what is now; nothing at all when everything was listed.
     """
 
     def __init__(
         self, kubernetes: Kubernetes, kind: Kind, keep: Callable[[Object], T | None], *, namespace: str | None = None,
-        labels: str = "", fields: str = "", changed: Callable[[], None] = lambda: None,
+        labels: str = "", fields: str = "", changed: Callable[[T | None, T | None], None] = lambda *_: None,
     ) -> None:  # fmt: skip
         self._kubernetes, self._kind, self._keep, self._changed = kubernetes, kind, keep, changed
         self._where = {"namespace": namespace, "labels": labels, "fields": fields}
@@ -375,7 +379,7 @@ class Mirror(Generic[T]):
         self.objects = {_key(thing): kept for thing in listing.items if (kept := self._keep(thing)) is not None}
         self._heard()
         self.ready.set()
-        self._changed()
+        self._changed(None, None)
         return listing.version
 
     def _apply(self, change: str, thing: Object) -> None:
@@ -384,7 +388,7 @@ class Mirror(Generic[T]):
         if kept is not None:
             self.objects[_key(thing)] = kept
         if kept != before:
-            self._changed()
+            self._changed(before, kept)
 
     def _heard(self) -> None:
         self.heard_at = asyncio.get_running_loop().time()

@@ -291,7 +291,13 @@ def _bury(session: Session, attempt: str, now: datetime) -> None:
     )
 
 
-FAILURES = frozenset({EndReason.FAILED, EndReason.TIMEOUT, EndReason.GHOST, EndReason.ORPHAN})
+FAILURES = frozenset(
+    {
+        EndReason.FAILED, EndReason.TIMEOUT, EndReason.GHOST, EndReason.ORPHAN, EndReason.EVICTED, EndReason.OOM_KILLED,
+        EndReason.NODE_LOST, EndReason.POD_DELETED, EndReason.IMAGE_PULL_FAILED, EndReason.UNSCHEDULABLE,
+    }
+)  # fmt: skip
+"""Ends that nobody wanted: the environment shows an error with its message."""
 
 
 def release(

@@ -25,6 +25,8 @@ def put_image(
         select(Image).where(Image.reference == reference, func.coalesce(Image.digest, "") == (digest or ""))
     )
     wanted = {"display_name": display_name, **columns}
+    if image is not None and image.status == ImageStatus.RETIRED:
+        wanted["status"] = ImageStatus.ACTIVE
     if image is None:
         image = Image(reference=reference, digest=digest, **wanted)
         session.add(image)
@@ -39,6 +41,21 @@ def put_image(
     record(session, actor=actor, action="image.put", entity="image", entity_id=image.id, now=now,
            before=before, after=wanted, reference=reference)  # fmt: skip
     return image
+
+
+def retire_digests(session: Session, *, reference: str, digest: str | None, actor: Actor, now: datetime) -> None:
+    """Retire what the same reference meant before: an environment that has it takes the new one when it starts."""
+    for image in session.scalars(
+        select(Image).where(
+            Image.reference == reference,
+            func.coalesce(Image.digest, "") != (digest or ""),
+            Image.status.not_in([ImageStatus.BLOCKED, ImageStatus.RETIRED]),
+        )
+    ):
+        image.status = ImageStatus.RETIRED
+        record(session, actor=actor, action="image.retire", entity="image", entity_id=image.id, now=now,
+               reference=reference, digest=image.digest)  # fmt: skip
+    session.flush()
 
 
 def put_flavor(
@@ -88,7 +105,7 @@ def images_for(session: Session, *, user: User, workspace: Workspace | None) -> 
         session.scalars(
             select(Image)
             .where(
-                Image.status != ImageStatus.BLOCKED,
+                Image.status.not_in([ImageStatus.BLOCKED, ImageStatus.RETIRED]),
                 or_(
                     Image.visibility == Visibility.PUBLIC,
                     (Image.visibility == Visibility.WORKSPACE)

@@ -304,7 +304,7 @@ def _image(session: Session, user: User, workspace: Workspace, choice: Choice, k
         raise NotFound("The image")
     if kept is not None and choice.workspace in (None, kept.workspace.name):
         for image in images:
-            if image.id == kept.image_id:
+            if image.reference == kept.image.reference:
                 return image
         raise NotFound("The image")
     active = [image for image in images if image.status == ImageStatus.ACTIVE] or images

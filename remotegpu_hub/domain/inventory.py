@@ -1,6 +1,6 @@
 """Hosts and GPUs as they were observed, and who holds each slot. Reality may shrink below what is held."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -115,21 +115,32 @@ def known_models(session: Session) -> set[str]:
     return set(session.scalars(select(HostModel.model).distinct()))
 
 
-def sync(session: Session, *, hosts: Iterable[ObservedHost], now: datetime, pool: str | None = None) -> None:
-    """Bring hosts and GPUs to what was observed; hosts of the pool that were not seen go offline, keeping what
-    they hold until their runs are confirmed gone."""
-    seen_names = set()
+def sync(session: Session, *, hosts: Iterable[ObservedHost], now: datetime) -> None:
+    """Bring hosts and their GPUs to what was observed."""
     for observed in sorted(hosts, key=lambda one: one.name):
-        seen_names.add(observed.name)
         _sync_host(session, observed, now)
-    if pool is not None:
-        gone = session.scalars(
-            select(Host)
-            .where(Host.pool == pool, Host.status == HostStatus.ONLINE, Host.name.not_in(seen_names))
-            .order_by(Host.name)
-        )
-        for host in gone:
-            _set_status(session, host, HostStatus.OFFLINE, actor=SYSTEM, now=now)
+
+
+def seen(session: Session, *, names: Collection[str], now: datetime) -> None:
+    """Note that these hosts are there as they were."""
+    session.execute(
+        update(Host)
+        .where(Host.name.in_(names), Host.status != HostStatus.OFFLINE)
+        .values(last_seen_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def miss(session: Session, *, pools: Collection[str], seen: Collection[str], now: datetime) -> None:
+    """Take hosts offline that belong to pools which were listed whole, and were not seen. They keep what they hold
+    until their runs are confirmed gone."""
+    gone = session.scalars(
+        select(Host)
+        .where(Host.pool.in_(pools), Host.status == HostStatus.ONLINE, Host.name.not_in(seen))
+        .order_by(Host.name)
+    )
+    for host in gone:
+        _set_status(session, host, HostStatus.OFFLINE, actor=SYSTEM, now=now)
 
 
 def _sync_host(session: Session, observed: ObservedHost, now: datetime) -> None:
@@ -140,6 +151,8 @@ def _sync_host(session: Session, observed: ObservedHost, now: datetime) -> None:
         "simulated": observed.simulated,
         "cpu_millis": observed.cpu_millis,
         "memory_bytes": observed.memory_bytes,
+        "foreign_cpu_millis": observed.foreign_cpu_millis,
+        "foreign_memory_bytes": observed.foreign_memory_bytes,
         "labels": dict(observed.labels),
     }
     if host is None:

@@ -73,11 +73,11 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
         for name in OURS:
             env.pop(name, None)
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(held.gpu_uuids)
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in held.gpus)
         if held.simulated:
             env["REMOTEGPU_SIMULATED_GPUS"] = "1"
-        for service, port in held.ports:
-            env[f"REMOTEGPU_PORT_{service.upper()}"] = str(port)
+        for port in held.ports:
+            env[f"REMOTEGPU_PORT_{port.service.upper()}"] = str(port.external)
         return env
 
     def make_preexec_fn(self, name: str) -> Callable[[], None] | None:

@@ -25,7 +25,7 @@ from ..domain import allocations, environments, users, workspaces
 from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
-from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, Unavailable
+from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, StartFailed, Unavailable
 from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, User
 from ..runtime import Runtime, utcnow
 from . import form
@@ -38,24 +38,54 @@ LATE_THREAD_SECONDS = 10
 
 
 @dataclass(frozen=True)
+class HeldGpu:
+    """One slot of a GPU."""
+
+    uuid: str
+    """`RESOURCE#NUMBER` for a device that a device plugin only counts."""
+    memory_mib: int
+    """Of the whole device."""
+    gpu_millis: int
+    """Of the whole device, that the slot is."""
+
+    @property
+    def counted(self) -> bool:
+        """Which device it is nobody knows yet."""
+        return "#" in self.uuid
+
+
+@dataclass(frozen=True)
+class HeldPort:
+    """One port mapping."""
+
+    service: str
+    internal: int
+    external: int
+
+
+@dataclass(frozen=True)
 class Held:
     """What admission gave, as plain values for the pod or process that is made from it."""
 
     allocation_id: int
     attempt: str
+    user_id: int
+    """Our own number, never used again."""
+    user_name: str
+    workspace_id: int
     workspace: str
     environment_id: int
     display_name: str
     host: str
+    pool: str
     image: str
     image_digest: str | None
     gpu_model: str | None
-    gpu_uuids: tuple[str, ...]
+    gpus: tuple[HeldGpu, ...]
     simulated: bool
     cpu_millis: int
     memory_bytes: int
-    ports: tuple[tuple[str, int], ...]
-    """Service and the port on which it is reached."""
+    ports: tuple[HeldPort, ...]
 
 
 @dataclass(frozen=True)
@@ -79,10 +109,13 @@ class Run:
     held: Held | None = None
     active: bool = False
     alive_at: datetime | None = None
+    ended_at: datetime | None = None
+    """When it ended, where that is known better than by the last look."""
     work: asyncio.Future[Any] | None = None
     given_up: bool = False
     """Its end has begun, perhaps while its start is still on its way."""
     reason: EndReason | None = None
+    message: str = ""
 
 
 class Prefill(Exception):
@@ -180,8 +213,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             words.translate(language, "Admitted to {workspace}: runs on {host}.", workspace=held.workspace,
                             host=held.host)
         )  # fmt: skip
-        for uuid in held.gpu_uuids:
-            self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=uuid))
+        for gpu in held.gpus:
+            if not gpu.counted:
+                self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=gpu.uuid))
         try:
             await self.prepare(held)
         except RemoteGPUError as error:
@@ -189,7 +223,14 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             raise self._refuse(error, language) from error
         if run.given_up:
             raise self._refuse(_given_up(), language)
-        where = await super().start()
+        try:
+            where = await super().start()
+        except StartFailed as error:
+            run.reason, run.message = EndReason(error.reason), str(error)
+            raise self._refuse(error, language) from error
+        except RemoteGPUError as error:
+            run.message = str(error)
+            raise self._refuse(error, language) from error
         run.mark = await self.mark()
         run.alive_at = utcnow()
         try:
@@ -343,11 +384,11 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             if run.work is not None and not run.work.done():
                 await asyncio.wait([run.work], timeout=LATE_THREAD_SECONDS)
             reason = run.reason or (EndReason.EXITED if run.active else EndReason.FAILED)
-            await asyncio.wrap_future(self.runtime.submit(self._mark_ending, actor, run.attempt, reason))
+            await asyncio.wrap_future(self.runtime.submit(self._mark_ending, actor, run, reason))
             if run.allocation_id and not await self.clear(run):
                 self.log.warning("%s: something of run %s is left; it keeps its GPUs", self._log_name, run.attempt)
                 return False
-            await asyncio.wrap_future(self.runtime.submit(self._release, actor, run.attempt, reason, run.alive_at))
+            await asyncio.wrap_future(self.runtime.submit(self._release, actor, run, reason))
         except Exception:
             self.log.exception("%s: the end of run %s was not written; it will be", self._log_name, run.attempt)
             return False
@@ -355,13 +396,18 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             self._run = None
         return True
 
-    def _mark_ending(self, actor: Actor, attempt: str, reason: EndReason) -> None:
+    def _mark_ending(self, actor: Actor, run: Run, reason: EndReason) -> None:
         with begin(self.runtime.engine) as session:
-            allocations.mark_ending(session, attempt=attempt, reason=reason, actor=actor, now=utcnow())
+            allocations.mark_ending(
+                session, attempt=run.attempt, reason=reason, actor=actor, now=utcnow(), message=run.message
+            )
 
-    def _release(self, actor: Actor, attempt: str, reason: EndReason, ended_at: datetime | None) -> None:
+    def _release(self, actor: Actor, run: Run, reason: EndReason) -> None:
         with begin(self.runtime.engine) as session:
-            allocations.release(session, attempt=attempt, reason=reason, actor=actor, now=utcnow(), ended_at=ended_at)
+            allocations.release(
+                session, attempt=run.attempt, reason=reason, actor=actor, now=utcnow(),
+                ended_at=run.ended_at or run.alive_at, message=run.message,
+            )  # fmt: skip
 
     async def poll(self) -> int | None:
         status: int | None = await super().poll()
@@ -505,6 +551,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
 
 _HELD = (
+    joinedload(Allocation.user),
     joinedload(Allocation.workspace),
     joinedload(Allocation.environment),
     joinedload(Allocation.host),
@@ -517,18 +564,22 @@ def _held(allocation: Allocation) -> Held:
     return Held(
         allocation_id=allocation.id,
         attempt=allocation.attempt,
+        user_id=allocation.user_id,
+        user_name=allocation.user.name,
+        workspace_id=allocation.workspace_id,
         workspace=allocation.workspace.name,
         environment_id=allocation.environment_id,
         display_name=allocation.environment.display_name,
         host=allocation.host.name,
+        pool=allocation.host.pool,
         image=allocation.image_reference,
         image_digest=allocation.image_digest,
         gpu_model=allocation.gpu_model,
-        gpu_uuids=tuple(one.gpu.uuid for one in allocation.slots),
+        gpus=tuple(HeldGpu(one.gpu.uuid, one.gpu.memory_mib, one.slot.gpu_millis) for one in allocation.slots),
         simulated=bool(allocation.slots) and allocation.host.simulated,
         cpu_millis=allocation.cpu_millis,
         memory_bytes=allocation.memory_bytes,
-        ports=tuple((one.service.value, one.external_port) for one in allocation.ports),
+        ports=tuple(HeldPort(one.service.value, one.internal_port, one.external_port) for one in allocation.ports),
     )
 
 

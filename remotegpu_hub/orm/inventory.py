@@ -32,6 +32,8 @@ class ImageStatus(StrEnum):
     ACTIVE = "active"
     DEPRECATED = "deprecated"
     BLOCKED = "blocked"
+    RETIRED = "retired"
+    """The same reference means another digest now."""
 
 
 class Host(HasId, Base):

@@ -41,6 +41,12 @@ class EndReason(StrEnum):
     IDLE = "idle"
     BUDGET = "budget"
     QUOTA = "quota"
+    EVICTED = "evicted"
+    OOM_KILLED = "oom_killed"
+    NODE_LOST = "node_lost"
+    POD_DELETED = "pod_deleted"
+    IMAGE_PULL_FAILED = "image_pull_failed"
+    UNSCHEDULABLE = "unschedulable"
 
 
 class PortService(StrEnum):

@@ -108,19 +108,36 @@ def _environment(session: Session, one: Any) -> dict[str, Any]:
 
 def ticks(runtime: Runtime) -> list[Awaitable[None]]:
     hub = HubClient(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
+    site, news_of_hosts, news_of_runs = _site(runtime)
 
     async def sync() -> None:
-        await asyncio.to_thread(workers.sync, runtime)
+        await workers.sync(runtime, site)
 
     async def reconcile() -> None:
         await workers.stop_due(runtime, hub.stop_server)
-        await workers.reconcile(runtime, hub.servers)
+        await workers.reconcile(runtime, hub.servers, site)
         await workers.forget_refused(runtime, hub.forget_server)
 
     return [
-        workers.every(runtime, "sync", workers.SYNC_SECONDS, sync),
-        workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile),
+        workers.every(runtime, "sync", workers.SYNC_SECONDS, sync, news_of_hosts),
+        workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile, news_of_runs),
     ]
+
+
+def _site(runtime: Runtime) -> tuple[workers.Site, asyncio.Event | None, asyncio.Event | None]:
+    """Where runs live, and what tells that something changed there."""
+    settings = runtime.settings
+    if settings.local:
+        return workers.box(runtime), None, None
+    import kubernetes.aio  # tens of megabytes: only where there is a cluster
+    from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
+
+    from ...clients.cluster import Cluster
+
+    cluster = Cluster(
+        kubernetes.aio, hub_id=settings.hub_id, namespace=settings.namespace, pools=runtime.pools
+    )  # fmt: skip
+    return cluster, cluster.hosts_changed, cluster.runs_changed
 
 
 def main() -> None:

@@ -1,0 +1,54 @@
+"""This machine as a place where runs live: one host, and processes."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..observed import Host, Run
+from . import nvml, processes
+
+STOP_GRACE_SECONDS: Final = 5.0
+POOL: Final = "local"
+
+
+@dataclass(frozen=True)
+class Box:
+    """The one host of a hub without a cluster."""
+
+    hub_id: str
+    host_name: str
+    reserve_cpu_millis: int
+    reserve_memory_bytes: int
+    shares: Mapping[str, int]
+    simulated_gpus: Sequence[dict[str, Any]]
+    other_users: bool
+    """Runs belong to system users of their own."""
+
+    @property
+    def pools(self) -> list[str]:
+        return [POOL]
+
+    async def hosts(self) -> list[Host]:
+        return [await asyncio.to_thread(self._host)]
+
+    def _host(self) -> Host:
+        return nvml.observe_local(
+            host_name=self.host_name,
+            pool=POOL,
+            reserve_cpu_millis=self.reserve_cpu_millis,
+            reserve_memory_bytes=self.reserve_memory_bytes,
+            shares=self.shares,
+            simulated=self.simulated_gpus,
+            hub_id=self.hub_id,
+        )
+
+    async def runs(self) -> list[Run]:
+        return await asyncio.to_thread(processes.runs, self.hub_id, other_users=self.other_users)
+
+    async def stop(self, allocation_id: int) -> bool:
+        """End a run's whole tree. True when nothing of it is left."""
+        return await asyncio.to_thread(
+            processes.stop_tree, self.hub_id, allocation_id, grace_seconds=STOP_GRACE_SECONDS,
+            other_users=self.other_users,
+        )  # fmt: skip

@@ -1,0 +1,253 @@
+"""A Kubernetes cluster as a place where runs live: what it has, what runs there, and how one is ended for certain.
+
+Everything that belongs to a run wears two labels, this hub's and the allocation's number; nothing without this hub's
+label is ever touched."""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import ModuleType
+from typing import Any, Final
+
+from ..errors import NotFound, Unavailable
+from ..observed import Host, Run
+from . import nodes, pods
+from .kubernetes import (
+    CONFIG_MAPS,
+    INGRESSES,
+    NODES,
+    PODS,
+    RESOURCE_SLICES,
+    SERVICES,
+    Kubernetes,
+    Mirror,
+    Object,
+)
+from .nodes import ALLOCATION_LABEL, HUB_LABEL
+from .pools import Binding, Pool, of
+
+log = logging.getLogger("remotegpu")
+
+STOP_SECONDS: Final = 30.0
+"""How long a removed pod may take to go, before it is left to the next look."""
+LOOK_SECONDS: Final = 0.5
+PARTS: Final = (SERVICES, INGRESSES, CONFIG_MAPS)
+"""What a run may have beside its pod. The pod owns them, so the cluster itself removes what is left behind; here they
+are removed before the run's ports are given to others."""
+FIRST_LIST_SECONDS: Final = 30.0
+
+
+def labels_of(hub_id: str, allocation_id: int) -> dict[str, str]:
+    """What every object of a run wears."""
+    return {HUB_LABEL: hub_id, ALLOCATION_LABEL: str(allocation_id)}
+
+
+def selector(labels: dict[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+async def end(
+    kubernetes: Kubernetes, namespace: str, hub_id: str, allocation_id: int, *, seconds: float = STOP_SECONDS
+) -> bool:
+    """Remove all that belongs to a run. True only when no pod of it is left, not even one that is going.
+
+    Raises: Unavailable when the cluster cannot be asked.
+    """
+    wanted = selector(labels_of(hub_id, allocation_id))
+    until = asyncio.get_running_loop().time() + seconds
+    while True:
+        left = (await kubernetes.list(PODS, namespace, labels=wanted)).items
+        for pod in left:
+            await _end_pod(kubernetes, pod)
+        if not left:
+            break
+        if asyncio.get_running_loop().time() > until:
+            return False
+        await asyncio.sleep(LOOK_SECONDS)
+    for kind in PARTS:
+        for part in (await kubernetes.list(kind, namespace, labels=wanted)).items:
+            metadata = part["metadata"]
+            await kubernetes.delete(kind, metadata["name"], namespace, uid=metadata["uid"])
+    return True
+
+
+async def _end_pod(kubernetes: Kubernetes, pod: Object) -> None:
+    """Ask for its end; of a pod whose node does not answer, remove the entry: nobody else will."""
+    metadata = pod["metadata"]
+    given = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
+    if not metadata.get("deletionTimestamp"):
+        await kubernetes.delete(PODS, **given)
+    elif await _is_lost(kubernetes, pod):
+        log.warning("pod %s: its node is gone or silent, so its entry is removed", metadata["name"])
+        await kubernetes.delete(PODS, **given, grace=0)
+
+
+async def _is_lost(kubernetes: Kubernetes, pod: Object) -> bool:
+    """Whether the pod should be gone for a minute and its node cannot say that it is."""
+    due = pods.moment(pod["metadata"]["deletionTimestamp"])
+    name = pod["spec"].get("nodeName")
+    if due is None or not name:
+        return False
+    try:
+        node = await kubernetes.get(NODES, name)
+    except NotFound:
+        return True
+    return not nodes.is_ready(node) and (datetime.now(due.tzinfo) - due).total_seconds() > 60
+
+
+@dataclass(frozen=True)
+class _Pod:
+    """What is remembered of a pod on some node."""
+
+    node: str
+    facts: Object
+    """The pod, without what nobody here reads."""
+    over: bool
+
+
+class Cluster:
+    """The hosts and runs of one hub on a cluster; nodes and pods are watched while it is open."""
+
+    def __init__(
+        self, library: ModuleType, *, hub_id: str, namespace: str, pools: Sequence[Pool], kubeconfig: str | None = None
+    ) -> None:
+        self._library, self._kubeconfig = library, kubeconfig
+        self._hub_id, self._namespace, self._pools = hub_id, namespace, pools
+        self._kubernetes: Kubernetes | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.hosts_changed = asyncio.Event()
+        """Set when what the hosts have or lack changed."""
+        self.runs_changed = asyncio.Event()
+        """Set when a pod of this hub ended or is gone."""
+
+    async def _open(self) -> tuple[Kubernetes, Mirror[Object], Mirror[_Pod]]:
+        """Connect and begin to watch, once."""
+        if self._kubernetes is None:
+            kubernetes = await Kubernetes.connect(self._library, kubeconfig=self._kubeconfig)
+            self._nodes: Mirror[Object] = Mirror(kubernetes, NODES, _kept_node, changed=self._node_changed)
+            self._pods: Mirror[_Pod] = Mirror(kubernetes, PODS, _kept_pod, changed=self._pod_changed)
+            self._tasks = [asyncio.ensure_future(self._nodes.follow()), asyncio.ensure_future(self._pods.follow())]
+            self._kubernetes = kubernetes
+        return self._kubernetes, self._nodes, self._pods
+
+    def _node_changed(self, _before: Object | None, _after: Object | None) -> None:
+        self.hosts_changed.set()
+
+    def _pod_changed(self, before: _Pod | None, after: _Pod | None) -> None:
+        pod = after or before
+        if pod is None or nodes.is_others(pod.facts, self._hub_id):
+            self.hosts_changed.set()
+        if pod is None or (not nodes.is_others(pod.facts, self._hub_id) and (after is None or after.over)):
+            self.runs_changed.set()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._kubernetes is not None:
+            await self._kubernetes.close()
+            self._kubernetes = None
+
+    @property
+    def pools(self) -> list[str]:
+        return [pool.name for pool in self._pools]
+
+    async def hosts(self) -> list[Host]:
+        """All nodes of the pools. Raises: Unavailable before the first list, so that nothing is taken for gone."""
+        kubernetes, all_nodes, all_pods = await self._open()
+        try:
+            async with asyncio.timeout(FIRST_LIST_SECONDS):
+                await all_nodes.ready.wait()
+                await all_pods.ready.wait()
+        except TimeoutError:
+            raise Unavailable("The cluster's nodes could not be listed yet.") from None
+        slices = await self._slices(kubernetes) if any(pool.binding == Binding.DRA for pool in self._pools) else {}
+        by_node: dict[str, list[Object]] = defaultdict(list)
+        for pod in all_pods.objects.values():
+            by_node[pod.node].append(pod.facts)
+        hosts = []
+        for node in all_nodes.objects.values():
+            name, labels = node["metadata"]["name"], node["metadata"]["labels"]
+            pool = of(self._pools, labels)
+            if pool is not None:
+                hosts.append(
+                    nodes.observe(node, by_node[name], pool=pool, hub_id=self._hub_id, slices=slices.get(name, ()))
+                )
+        return hosts
+
+    async def _slices(self, kubernetes: Kubernetes) -> dict[str, list[Object]]:
+        found: dict[str, list[Object]] = defaultdict(list)
+        for one in (await kubernetes.list(RESOURCE_SLICES)).items:
+            found[one["spec"].get("nodeName", "")].append(one)
+        return found
+
+    async def runs(self) -> list[Run]:
+        """Every pod of this hub, as the server has it now, not as the watch last heard.
+
+        Raises: Unavailable when the cluster cannot be asked: then nothing is known to have ended.
+        """
+        kubernetes, *_ = await self._open()
+        listed = await kubernetes.list(PODS, self._namespace, labels=f"{HUB_LABEL}={self._hub_id},{ALLOCATION_LABEL}")
+        ready = {node["metadata"]["name"]: nodes.is_ready(node) for node in (await kubernetes.list(NODES)).items}
+        return [pods.run_of(pod, node_ready=ready.get(pod["spec"].get("nodeName", ""), False)) for pod in listed.items]
+
+    async def stop(self, allocation_id: int) -> bool:
+        """End a run. Raises: Unavailable."""
+        kubernetes, *_ = await self._open()
+        return await end(kubernetes, self._namespace, self._hub_id, allocation_id)
+
+
+def _kept_node(node: Object) -> Object:
+    """Leave out what changes with every heartbeat and what nobody reads."""
+    metadata, spec, status = node["metadata"], node.get("spec") or {}, node["status"]
+    wanted = (nodes.GPUS_ANNOTATION, "hami.io/node-nvidia-register")
+    annotations = {key: value for key, value in (metadata.get("annotations") or {}).items() if key in wanted}
+    return {
+        "metadata": {
+            "name": metadata["name"], "labels": metadata.get("labels") or {}, "annotations": annotations,
+        },
+        "spec": {"unschedulable": spec.get("unschedulable", False), "taints": spec.get("taints") or []},
+        "status": {
+            "capacity": status.get("capacity") or {},
+            "allocatable": status.get("allocatable") or {},
+            "addresses": status.get("addresses") or [],
+            "conditions": [
+                {"type": "Ready", "status": one["status"]}
+                for one in status.get("conditions") or ()
+                if one["type"] == "Ready"
+            ],
+        },
+    }  # fmt: skip
+
+
+def _kept_pod(pod: Object) -> _Pod | None:
+    """What a pod holds of its node; None for one that holds nothing."""
+    node = pod["spec"].get("nodeName")
+    if not node:
+        return None
+    metadata = pod["metadata"]
+    labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key == HUB_LABEL}
+    annotations = {
+        key: value for key, value in (metadata.get("annotations") or {}).items() if key.startswith("hami.io/vgpu-dev")
+    }
+
+    def held(container: Object) -> Object:
+        return {"name": container["name"], "resources": container.get("resources") or {}}
+
+    spec: dict[str, Any] = {"containers": [held(one) for one in pod["spec"]["containers"]]}
+    if pod["spec"].get("initContainers"):
+        spec["initContainers"] = [held(one) for one in pod["spec"]["initContainers"]]
+    if pod["spec"].get("overhead"):
+        spec["overhead"] = pod["spec"]["overhead"]
+    phase = (pod.get("status") or {}).get("phase")
+    facts = {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec, "status": {"phase": phase}}
+    containers = (pod.get("status") or {}).get("containerStatuses") or ()
+    ended = any("terminated" in (one.get("state") or {}) for one in containers)
+    return _Pod(node, facts, over=ended or nodes.is_over(pod))

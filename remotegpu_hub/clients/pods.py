@@ -1,0 +1,130 @@
+"""What a pod's status says of a run: whether it runs, since when not, and why, in words that help. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from ..observed import Run
+from .nodes import ALLOCATION_LABEL
+
+Object = Mapping[str, Any]
+
+CONTAINER: Final = "notebook"
+"""What KubeSpawner calls the server's container."""
+_PULLING: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable",
+     "ImageInspectError", "SignatureValidationFailed"}
+)  # fmt: skip
+_FOR_GOOD: Final = ("not found", "unauthorized", "denied", "forbidden", "authorization failed", "no basic auth",
+                    "manifest unknown", "couldn't parse", "invalid reference", "failed to authorize",
+                    "name unknown")  # fmt: skip
+"""In the registry's or runtime's own words: trying again will not help."""
+_REFUSED_BY_HOST: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity", "Terminated", "Shutdown",
+                                     "NodeShutdown"})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a pod does not run, or what keeps it from running."""
+
+    reason: str
+    """One of `orm.EndReason`."""
+    text: str
+    """An English sentence with `{said}`, which `words` translates."""
+    said: str = ""
+    """What the cluster said of it."""
+    final: bool = True
+    """Waiting will not help."""
+
+
+def trouble(pod: Object) -> Trouble | None:
+    """What is wrong with a pod; None when it runs, or is on its way without any trouble."""
+    status = pod.get("status") or {}
+    return (
+        _of_the_whole(pod, status)
+        or next(filter(None, map(_of_container, _statuses(status))), None)
+        or _of_its_deletion(pod, status)
+        or _of_scheduling(status)
+    )
+
+
+def _statuses(status: Object) -> list[Object]:
+    """The server's container first."""
+    own = sorted(status.get("containerStatuses") or (), key=lambda one: str(one["name"] != CONTAINER))
+    return [*own, *(status.get("initContainerStatuses") or ())]
+
+
+def _of_the_whole(pod: Object, status: Object) -> Trouble | None:
+    reason, said = status.get("reason", ""), str(status.get("message", ""))
+    if reason == "Evicted":
+        return Trouble("evicted", "The host ran short and ended it: {said}", said)
+    if reason == "NodeLost":
+        return Trouble("node_lost", "Its host does not answer any more.", said)
+    if status.get("phase") == "Failed" and (reason.startswith("OutOf") or reason in _REFUSED_BY_HOST):
+        return Trouble("unschedulable", "The host refused it: {said}", said or reason)
+    return None
+
+
+def _of_its_deletion(pod: Object, status: Object) -> Trouble | None:
+    if not pod["metadata"].get("deletionTimestamp"):
+        return None
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return Trouble("evicted", "The cluster took its place away: {said}", str(condition.get("message", "")))
+    return Trouble("pod_deleted", "Its pod was deleted by somebody outside this hub.")
+
+
+def _of_container(one: Object) -> Trouble | None:
+    state = one.get("state") or {}
+    waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+    reason, said = waiting.get("reason", ""), str(waiting.get("message", ""))
+    if reason in _PULLING:
+        final = reason in ("InvalidImageName", "ErrImageNeverPull") or any(sign in said.lower() for sign in _FOR_GOOD)
+        return Trouble("image_pull_failed", "The image {said} cannot be pulled.",
+                       f"{one.get('image', '')} ({said or reason})", final)  # fmt: skip
+    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"):
+        return Trouble("failed", "The container cannot be made: {said}", said or reason)
+    if ended.get("reason") == "OOMKilled":
+        return Trouble("oom_killed", "It used more memory than it has and was killed. Ask for more, or use less.")
+    if ended and (ended.get("exitCode") or one["name"] == CONTAINER):
+        said = str(ended.get("message") or ended.get("reason") or "")
+        text = f"exit code {ended.get('exitCode')}" + (f", {said}" if said not in ("", "Error", "Completed") else "")
+        return Trouble("exited", "The server ended by itself ({said}).", text)
+    return None
+
+
+def _of_scheduling(status: Object) -> Trouble | None:
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            said = str(condition.get("message", ""))
+            if condition.get("reason") == "SchedulingGated":
+                return Trouble("unschedulable", "It waits in the queue of the cluster.", said, final=False)
+            return Trouble("unschedulable", "The cluster finds no place for it: {said}", said, final=False)
+    return None
+
+
+def run_of(pod: Object, *, node_ready: bool) -> Run:
+    """A run as its pod shows it. The pod wears this hub's labels."""
+    status = pod.get("status") or {}
+    own = next((one for one in _statuses(status) if one["name"] == CONTAINER), {})
+    state = own.get("state") or {}
+    runs = status.get("phase") == "Running" and "running" in state
+    over = status.get("phase") in ("Failed", "Succeeded") or "terminated" in state
+    found = trouble(pod)
+    if not node_ready and not over and pod["metadata"].get("deletionTimestamp"):
+        over, found = True, Trouble("node_lost", "Its host does not answer any more.")
+    return Run(
+        allocation_id=int(pod["metadata"]["labels"][ALLOCATION_LABEL]),
+        mark=pod["metadata"]["uid"],
+        alive=runs and node_ready and not over,
+        over=over,
+        ended_at=moment((state.get("terminated") or {}).get("finishedAt")),
+        reason=found.reason if found and (over or found.final) else "",
+        message=found.text.format(said=found.said) if found and (over or found.final) else "",
+    )
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time as Kubernetes writes it."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC) if text else None

@@ -1,0 +1,261 @@
+"""Environments as pods of a Kubernetes cluster: our mixin on KubeSpawner. What the pod is, `pod` says; what its status
+means, `clients.pods`."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+import aiohttp
+import kubernetes_asyncio
+from kubernetes_asyncio.client import ApiException
+from kubespawner import KubeSpawner
+from traitlets import Float, Unicode
+
+from .. import words
+from ..clients import cluster, pods
+from ..clients.kubernetes import CLAIM_TEMPLATES, PODS, SERVICES, VOLUME_CLAIMS, Kubernetes
+from ..clients.nodes import HUB_LABEL
+from ..clients.pods import Trouble
+from ..clients.pools import Binding, Pool
+from ..errors import NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..orm import EndReason
+from ..runtime import utcnow
+from . import pod as builder
+from .spawner import Held, RemoteGPUMixin, Run
+
+_AWAY = (ApiException, aiohttp.ClientError, OSError, TimeoutError, Unavailable)
+"""What the cluster's absence raises, in KubeSpawner's code and in ours."""
+
+
+class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
+    """Starts each environment as a pod on the host that admission chose, with the GPUs that it holds."""
+
+    home_mount = Unicode(
+        "/home/jovyan", help="Where the home volume is seen. Default: jupyter's own images' home."
+    ).tag(config=True)
+    unschedulable_seconds = Float(
+        30.0,
+        help="""How long a pod may find no place on its host before the start is given up. Default 30: a pod that ended
+        a moment ago may still be counted there.""",
+    ).tag(config=True)
+
+    enforced = True
+    _kubernetes: ClassVar[Kubernetes | None] = None
+    _held: Held | None = None
+    _shown = False
+    """The pod of this start was seen by the watch."""
+    _created_at: datetime | None = None
+    _told: int = 0
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._configured_cmd: list[str] = list(getattr(self, "cmd", None) or [])
+
+    @property
+    def cluster(self) -> Kubernetes:
+        """One client for all spawners of the hub, configured as KubeSpawner's own."""
+        if RemoteGPUKubeSpawner._kubernetes is None:
+            RemoteGPUKubeSpawner._kubernetes = Kubernetes(kubernetes_asyncio)
+        return RemoteGPUKubeSpawner._kubernetes
+
+    @property
+    def _hub_id(self) -> str:
+        return self.runtime.settings.hub_id
+
+    def _pool(self, held: Held) -> Pool:
+        for pool in self.runtime.pools:
+            if pool.name == held.pool:
+                return pool
+        raise NotFound(f"The pool {held.pool}")
+
+    # the start
+
+    def knows(self, image: str) -> bool:
+        """A local image is a command of this machine."""
+        return not image.startswith("local:")
+
+    async def busy_ports(self) -> frozenset[int]:
+        """Node ports are the whole cluster's: those of other people's services too."""
+        if not self.runtime.rules.port_ranges:
+            return frozenset()
+        services = await self.cluster.list(SERVICES)
+        return frozenset(
+            port["nodePort"]
+            for one in services.items
+            if (one["metadata"].get("labels") or {}).get(HUB_LABEL) != self._hub_id
+            for port in one["spec"].get("ports") or ()
+            if port.get("nodePort")
+        )
+
+    async def prepare(self, held: Held) -> None:
+        image = self.runtime.settings.images.get(held.image, {})
+        self._held, self._shown, self._created_at, self._told = held, False, None, 0
+        self.pod_name = builder.name_of(held, self._hub_id)
+        self.dns_name = self.dns_name_template.format(namespace=self.namespace, name=self.pod_name)
+        self.image = builder.pinned(held.image, held.image_digest)
+        self.cmd = [*image.get("cmd", self._configured_cmd), *image.get("args", [])]
+        await self._heal_watches()
+        if self._home_size:
+            claim = builder.home_claim(
+                held, hub_id=self._hub_id, size_bytes=self._home_size, storage_class=self.storage_class
+            )
+            await self.cluster.ensure(VOLUME_CLAIMS, claim, self.namespace, labels={HUB_LABEL: self._hub_id})
+        if held.gpus and self._pool(held).binding == Binding.DRA:
+            await self.cluster.ensure(
+                CLAIM_TEMPLATES, builder.claim_template(held, hub_id=self._hub_id), self.namespace,
+                labels=self._labels(held),
+            )  # fmt: skip
+
+    @property
+    def _home_size(self) -> int:
+        """Bytes of a new home volume; 0 where the operator's own configuration brings one."""
+        return 0 if self.storage_pvc_ensure else self.runtime.settings.home_bytes
+
+    def _labels(self, held: Held) -> dict[str, str]:
+        return cluster.labels_of(self._hub_id, held.allocation_id)
+
+    def get_env(self) -> dict[str, Any]:
+        env: dict[str, Any] = super().get_env()
+        if self._held is not None:
+            image = self.runtime.settings.images.get(self._held.image, {})
+            env.update({str(name): str(value) for name, value in image.get("env", {}).items()})
+        return env
+
+    async def load_user_options(self) -> None:
+        """Nothing: there are no profiles, and the choice is parsed by `start`."""
+
+    async def _make_create_pod_request(self, pod: Any, request_timeout: float) -> bool:
+        """KubeSpawner calls this with its pod when every hook of the operator's has seen it. Its own way of making it
+        would, where the name is taken, remove whatever has it."""
+        held = self._held
+        if held is None:
+            raise AssertionError
+        manifest = builder.complete(
+            self.api.api_client.sanitize_for_serialization(pod),
+            held=held, pool=self._pool(held), hub_id=self._hub_id, home=self.home_mount,
+            home_claim=builder.home_claim_name(held, self._hub_id) if self._home_size else None,
+        )  # fmt: skip
+        made = await self.cluster.ensure(PODS, manifest, self.namespace, labels=self._labels(held))
+        self._created_at = utcnow()
+        service = builder.service(made, held=held, hub_id=self._hub_id)
+        if service is not None:
+            await self.cluster.ensure(SERVICES, service, self.namespace, labels=self._labels(held))
+        return True
+
+    def is_pod_running(self, pod: Any) -> bool:
+        """KubeSpawner asks this until it is so; what cannot become so ends the start at once, with the reason.
+
+        Raises: StartFailed.
+        """
+        self._tell_events()
+        if pod is None:
+            if self._shown:
+                raise StartFailed("pod_deleted", "Its pod was deleted by somebody outside this hub.")
+            return False
+        self._shown = True
+        found = pods.trouble(pod)
+        if found is not None:
+            self._judge(found)
+            return False
+        if not (pod.get("status") or {}).get("podIP"):
+            return False
+        return bool(super().is_pod_running(pod))
+
+    def _judge(self, found: Trouble) -> None:
+        waited = (utcnow() - self._created_at).total_seconds() if self._created_at else 0.0
+        out_of_time = found.reason == "unschedulable" and bool(found.said) and waited > self.unschedulable_seconds
+        if found.final or (out_of_time and "queue" not in found.text):
+            raise StartFailed(found.reason, found.text, said=found.said)
+        line = words.translate(self._language(), found.text, said=found.said)
+        if line not in self._messages:
+            self._tell(line)
+
+    def _tell_events(self) -> None:
+        """Pass on what Kubernetes says of the pod, in its own words."""
+        events = self.events
+        for event in events[self._told :]:
+            self._tell(f"{event['reason']}: {event['message']}")
+        self._told = len(events)
+
+    async def mark(self) -> str:
+        return str(self.pod_id)
+
+    # while it runs, and the end
+
+    async def _heal_watches(self) -> None:
+        """KubeSpawner's watch gives up after a minute without the cluster, and says nothing."""
+        for reflector, again in (
+            (self.pod_reflector, self._start_watching_pods), (self.event_reflector, self._start_watching_events)
+        ):  # fmt: skip
+            task = reflector.watch_task if reflector is not None else None
+            if task is not None and task.done():
+                await again(replace=True)
+
+    async def poll(self) -> int | None:
+        """A cluster that cannot be asked has not ended anything: then the environment counts as it did before."""
+        run = self._run
+        before = run.alive_at if run is not None else None
+        try:
+            await self._heal_watches()
+            self._note_end(run)
+            status: int | None = await super().poll()
+        except _AWAY as error:
+            if run is None:
+                raise
+            self.log.warning("%s: the cluster cannot be asked (%s)", self._log_name, error)
+            return None
+        finally:
+            if run is not None:  # what the watch remembers may be old: what is billed, the reconciler saw
+                run.alive_at = before
+        return status
+
+    def _note_end(self, run: Run | None) -> None:
+        """Keep why and when, before KubeSpawner removes the pod that tells it."""
+        reflector = self.pod_reflector
+        if run is None or run.reason is not None or reflector is None:
+            return
+        pod = reflector.pods.get(f"{self.namespace}/{self.pod_name}")
+        if pod is None:
+            if run.active:
+                run.reason, run.message = self._why_it_vanished()
+            return
+        seen = pods.run_of(pod, node_ready=True)
+        if seen.over:
+            run.reason = EndReason(seen.reason) if seen.reason else EndReason.EXITED
+            run.message, run.ended_at = seen.message, seen.ended_at
+
+    def _why_it_vanished(self) -> tuple[EndReason, str]:
+        for event in reversed(self.events):
+            if event["reason"] in ("Evicted", "Preempted", "TaintManagerEviction"):
+                return EndReason.EVICTED, f"The cluster took its place away: {event['message']}"
+        return EndReason.POD_DELETED, "Its pod was deleted by somebody outside this hub."
+
+    async def _make_delete_pod_request(
+        self, pod_name: str, delete_options: Any, grace_seconds: int, request_timeout: float
+    ) -> bool:
+        """Remove the pod, noting until when it ran for certain."""
+        run = self._run
+        try:
+            pod = await self.cluster.get(PODS, pod_name, self.namespace)
+        except NotFound:
+            return True
+        if (pod["metadata"].get("labels") or {}).get(HUB_LABEL) != self._hub_id:
+            return True
+        if run is not None and run.ended_at is None and run.active:
+            seen = pods.run_of(pod, node_ready=True)
+            run.ended_at = seen.ended_at if seen.over else utcnow()
+        await self.cluster.delete(
+            PODS, pod_name, self.namespace, uid=pod["metadata"]["uid"], grace=int(grace_seconds)
+        )  # fmt: skip
+        return True
+
+    async def clear(self, run: Run) -> bool:
+        """Remove whatever of the run is left; True when the cluster says that no pod of it is."""
+        try:
+            return await cluster.end(self.cluster, self.namespace, self._hub_id, run.allocation_id)
+        except RemoteGPUError as error:
+            self.log.warning("%s: %s", self._log_name, error)
+            return False
+
+    async def delete_forever(self) -> None:
+        """Volumes are removed by whoever says so, never with a server."""
+        await RemoteGPUMixin.delete_forever(self)

@@ -1,0 +1,90 @@
+"""A real Kubernetes for the tests: the one that KUBECONFIG names, else one that is started here, with a real kubelet, a
+registry with a password, and simulated GPUs.
+
+Binaries come from KUBEBUILDER_ASSETS, or are built once from Debian's source and kept in ~/.cache."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NODE = "gpu-node-a"
+BRIDGE_ADDRESS = "10.88.8.1"
+REGISTRY_USER, REGISTRY_PASSWORD = "robot", "secret"
+
+
+class ClusterMissing(Exception):
+    """No cluster can be had here; the text says why."""
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """One that was started here: the tests may break it."""
+
+    kubeconfig: str
+    registry: str
+    state: Path
+    """Folder of its processes' logs and pids."""
+    node: str = NODE
+    address: str = BRIDGE_ADDRESS
+    """Where pods reach what listens on this machine, and node ports answer."""
+
+    def digest_of(self, image: str) -> str:
+        """What the registry has under `name:tag`."""
+        name, tag = image.split(":")
+        request = urllib.request.Request(
+            f"http://{self.registry}/v2/{name}/manifests/{tag}",
+            method="HEAD",
+            headers={
+                "Authorization": "Basic " + _encoded(f"{REGISTRY_USER}:{REGISTRY_PASSWORD}"),
+                "Accept": "application/vnd.docker.distribution.manifest.v2+json, "
+                "application/vnd.oci.image.manifest.v1+json",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return str(answer.headers["Docker-Content-Digest"])
+
+    def pull_secret(self, name: str, password: str = REGISTRY_PASSWORD) -> dict[str, object]:
+        """The Secret with which a pod may pull from the registry."""
+        login = {"auths": {self.registry: {"auth": _encoded(f"{REGISTRY_USER}:{password}")}}}
+        return {
+            "metadata": {"name": name},
+            "type": "kubernetes.io/dockerconfigjson",
+            "data": {".dockerconfigjson": _encoded(json.dumps(login))},
+        }
+
+    def pid(self, process: str) -> int:
+        return int((self.state / f"{process}.pid").read_text())
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@contextmanager
+def running() -> Iterator[LocalCluster]:
+    """Start one and stop it at the end. Raises: ClusterMissing."""
+    if os.geteuid() != 0:
+        raise ClusterMissing("starting one needs root")
+    if not shutil.which("apt-get"):
+        raise ClusterMissing("its parts come from Debian's packages, and there is no apt-get")
+    state = Path(tempfile.mkdtemp(prefix="remotegpu-cluster-"))
+    environment = {**os.environ, "STATE": str(state), "PYTHON": sys.executable}
+    started = subprocess.run([HERE / "up.sh"], env=environment, capture_output=True, text=True)
+    try:
+        if started.returncode:
+            raise ClusterMissing(f"it did not start: {started.stderr[-2000:]}")
+        said = dict(line.removeprefix("export ").split("=", 1) for line in started.stdout.split("\n") if "=" in line)
+        yield LocalCluster(said["KUBECONFIG"], said["REGISTRY"], state)
+    finally:
+        subprocess.run([HERE / "down.sh"], env=environment, capture_output=True)
+        shutil.rmtree(state, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""A real hub whose environments are pods of the test cluster."""
+
+import asyncio
+import json
+import sys
+import sysconfig
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import kubernetes.aio
+from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
+
+from remotegpu_hub import workers
+from remotegpu_hub.clients.cluster import Cluster
+from remotegpu_hub.clients.kubernetes import PODS, SECRETS, Kind, Kubernetes
+from remotegpu_hub.clients.nodes import ALLOCATION_LABEL
+
+from .cluster.cluster import LocalCluster
+from .gpu_hubs import HOWS, SERVER, GpuHub
+from .hubs import RealHub
+
+NAMESPACES = Kind("api/v1", "namespaces", namespaced=False)
+IMAGE = "library/base"
+TAG = "1.0"
+A100 = "A100-SXM4-80GB"
+SHARED = ("/usr", "/lib", "/lib64", "/bin")
+
+
+class KubeHub(GpuHub):
+    """A hub outside the cluster with its own namespace in it; users `alice` and `bob` in the workspace `lab`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: LocalCluster,
+        before: str = "",
+        *,
+        members: Sequence[str] = ("alice", "bob"),
+        how: str = "plain",
+        **given: Any,
+    ) -> None:
+        folder = folder.resolve()
+        self.cluster, self.members = cluster, members
+        self.namespace = f"hub-{uuid4().hex[:8]}"
+        self.runs = folder / "runs"
+        self.runs.mkdir(parents=True, exist_ok=True)
+        self.runs.chmod(0o777)
+        (self.runs / "server.py").write_text(SERVER)
+        self.image = f"{cluster.registry}/{IMAGE}:{TAG}"
+        mounts = [*SHARED, sys.base_prefix, sysconfig.get_path("stdlib").rsplit("/lib/", 1)[0], sys.prefix,
+                  str(Path(__file__).resolve().parent.parent)]  # fmt: skip
+        volumes = [
+            {"name": f"m{number}", "hostPath": {"path": path}} for number, path in enumerate(dict.fromkeys(mounts))
+        ]
+        volume_mounts = [
+            {"name": one["name"], "mountPath": one["hostPath"]["path"], "readOnly": True} for one in volumes
+        ]
+        volumes.append({"name": "runs", "hostPath": {"path": str(self.runs)}})
+        volume_mounts.append({"name": "runs", "mountPath": str(self.runs)})
+        images = {
+            self.image: {
+                "display_name": "base",
+                "digest": cluster.digest_of(f"{IMAGE}:{TAG}"),
+                "cmd": [sys.executable, "-S", "-E", str(self.runs / "server.py")],
+                "args": [how, str(self.runs), str(folder)],
+            }
+        }
+        assert how in HOWS
+        ours = f"""
+from remotegpu_hub.configure import configure
+c.JupyterHub.hub_ip = "{cluster.address}"
+c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
+c.KubeSpawner.namespace = "{self.namespace}"
+c.KubeSpawner.image_pull_secrets = ["registry"]
+c.KubeSpawner.volumes = {volumes!r}
+c.KubeSpawner.volume_mounts = {volume_mounts!r}
+c.KubeSpawner.uid = 1000
+c.KubeSpawner.delete_grace_period = 1
+c.KubeSpawner.start_timeout = 60
+c.RemoteGPU.pools = [{{"name": "gpus", "simulated": True}}]
+c.RemoteGPU.default_cpu, c.RemoteGPU.default_memory = "0.1", "128M"
+c.RemoteGPU.images = {images!r}
+c.RemoteGPU.home_size = "1G"
+c.RemoteGPU.personal_quota = {{"cpu": "1", "memory": "1G", "environments": 3}}
+c.Spawner.poll_interval = 1
+c.Spawner.http_timeout = 20
+{before}
+configure(c)
+"""
+        RealHub.__init__(
+            self, folder, ours, environment={"KUBECONFIG": cluster.kubeconfig}, **given
+        )  # fmt: skip
+        self.api_url = self.api_url.replace("127.0.0.1", cluster.address)
+
+    def start(self, timeout_seconds: float = 60) -> None:
+        asyncio.run(self._prepare())
+        super().start(timeout_seconds)
+
+    def seed(self) -> None:
+        super().seed()
+        self.world.price(f"gpu:{A100}", 3600)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self.kube(lambda kube: kube.delete(NAMESPACES, self.namespace))
+
+    async def _prepare(self) -> None:
+        kube = await self._connect()
+        await kube.ensure(NAMESPACES, {"metadata": {"name": self.namespace}}, labels={})
+        await kube.ensure(SECRETS, self.cluster.pull_secret("registry"), self.namespace, labels={})
+        await kube.close()
+
+    async def _connect(self) -> Kubernetes:
+        return await Kubernetes.connect(kubernetes.aio, kubeconfig=self.cluster.kubeconfig)
+
+    def kube(self, work: Any) -> Any:
+        """Ask the cluster something: `hub.kube(lambda kube: kube.list(PODS))`."""
+
+        async def once() -> Any:
+            kube = await self._connect()
+            try:
+                return await work(kube)
+            finally:
+                await kube.close()
+
+        return asyncio.run(once())
+
+    @asynccontextmanager
+    async def site(self) -> AsyncIterator[workers.Site]:
+        settings = self.runtime.settings
+        cluster = Cluster(
+            kubernetes.aio, hub_id=settings.hub_id, namespace=settings.namespace, pools=self.runtime.pools,
+            kubeconfig=self.cluster.kubeconfig,
+        )  # fmt: skip
+        try:
+            yield cluster
+        finally:
+            await cluster.close()
+
+    def pods(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.kube(lambda kube: kube.list(PODS, self.namespace)).items
+        return found
+
+    def pod_of(self, user: str, server: str = "") -> dict[str, Any]:
+        """The pod of the newest run."""
+        run = self.run_of(user, server)
+        return next(pod for pod in self.pods() if pod["metadata"]["labels"].get(ALLOCATION_LABEL) == str(run.id))
+
+    def shown(self) -> str:
+        """All pods, for a failure's message."""
+        return json.dumps([pod["status"] for pod in self.pods()], indent=1)
+
+    @cached_property
+    def hub_id(self) -> str:
+        return self.runtime.settings.hub_id
+
+    def check(self) -> None:
+        """Assert that what is held runs, that what runs is held, and that all sums are right."""
+        self.world.check()
+        held = {run.id for run in self.open_runs()}
+        self.until(
+            lambda: {int(pod["metadata"]["labels"].get(ALLOCATION_LABEL, -1)) for pod in self.pods()} == held,
+            "what lives is held",
+            seconds=30,
+        )
