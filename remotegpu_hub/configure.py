@@ -249,8 +249,10 @@ def _set_spawner(c: Any, runtime_file: str) -> None:
 
 
 def _prepare_kubernetes(c: Any) -> None:
-    """Defaults that suit a cluster, where the operator gave none: an end is seen soon, since a look costs nothing, and
-    there is time to pull an image of some gigabytes."""
+    """Defaults that suit a cluster, where the operator gave none: environments outlive an upgrade of the hub, an end is
+    seen soon, since a look costs nothing, and there is time to pull an image of some gigabytes."""
+    if "cleanup_servers" not in c.JupyterHub:
+        c.JupyterHub.cleanup_servers = False
     spawner = c.JupyterHub.spawner_class
     for name, value in (("poll_interval", 10), ("start_timeout", 600)):
         if not any(name in c.get(parent.__name__, {}) for parent in spawner.__mro__):

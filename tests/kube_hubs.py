@@ -4,7 +4,8 @@ import asyncio
 import json
 import sys
 import sysconfig
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,13 @@ from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the mo
 from remotegpu_hub import workers
 from remotegpu_hub.clients.cluster import Cluster
 from remotegpu_hub.clients.kubernetes import PODS, SECRETS, Kind, Kubernetes
-from remotegpu_hub.clients.nodes import ALLOCATION_LABEL
+from remotegpu_hub.clients.nodes import ALLOCATION_LABEL, HUB_LABEL
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import inventory
+from remotegpu_hub.orm import Allocation
 
 from .cluster.cluster import LocalCluster
-from .gpu_hubs import HOWS, SERVER, GpuHub
+from .gpu_hubs import HOWS, SERVER, GpuHub, Life
 from .hubs import RealHub
 
 NAMESPACES = Kind("api/v1", "namespaces", namespaced=False)
@@ -28,6 +32,18 @@ IMAGE = "library/base"
 TAG = "1.0"
 A100 = "A100-SXM4-80GB"
 SHARED = ("/usr", "/lib", "/lib64", "/bin")
+EATER = """
+import os, sys, threading, time
+def eat():
+    while not os.path.exists(f"{sys.argv[2]}/eat"):
+        time.sleep(0.05)
+    eaten = []
+    while True:
+        eaten.append(b"x" * 2**23)
+if sys.argv[1] == "hungry":
+    threading.Thread(target=eat, daemon=True).start()
+"""
+"""Uses more memory than it has as soon as there is a file `eat`."""
 
 
 class KubeHub(GpuHub):
@@ -40,17 +56,19 @@ class KubeHub(GpuHub):
         before: str = "",
         *,
         members: Sequence[str] = ("alice", "bob"),
-        how: str = "plain",
+        namespace: str | None = None,
         **given: Any,
     ) -> None:
+        """Images are called after how their server behaves; all are one image of the registry."""
         folder = folder.resolve()
         self.cluster, self.members = cluster, members
-        self.namespace = f"hub-{uuid4().hex[:8]}"
+        self.guest = namespace is not None
+        """The namespace is another hub's."""
+        self.namespace = namespace or f"hub-{uuid4().hex[:8]}"
         self.runs = folder / "runs"
         self.runs.mkdir(parents=True, exist_ok=True)
         self.runs.chmod(0o777)
-        (self.runs / "server.py").write_text(SERVER)
-        self.image = f"{cluster.registry}/{IMAGE}:{TAG}"
+        (self.runs / "server.py").write_text(EATER + SERVER)
         mounts = [*SHARED, sys.base_prefix, sysconfig.get_path("stdlib").rsplit("/lib/", 1)[0], sys.prefix,
                   str(Path(__file__).resolve().parent.parent)]  # fmt: skip
         volumes = [
@@ -61,15 +79,17 @@ class KubeHub(GpuHub):
         ]
         volumes.append({"name": "runs", "hostPath": {"path": str(self.runs)}})
         volume_mounts.append({"name": "runs", "mountPath": str(self.runs)})
+        digest = cluster.digest_of(f"{IMAGE}:{TAG}")
         images = {
-            self.image: {
-                "display_name": "base",
-                "digest": cluster.digest_of(f"{IMAGE}:{TAG}"),
+            self.image(how): {
+                "display_name": f"{number} {how}",
+                "digest": digest,
                 "cmd": [sys.executable, "-S", "-E", str(self.runs / "server.py")],
-                "args": [how, str(self.runs), str(folder)],
+                "args": [how, str(self.runs), str(self.runs)],
             }
+            for number, how in enumerate((*HOWS, "hungry"))
         }
-        assert how in HOWS
+        images[self.image("missing")] = {**images[self.image("plain")], "digest": "sha256:" + "0" * 64}
         ours = f"""
 from remotegpu_hub.configure import configure
 c.JupyterHub.hub_ip = "{cluster.address}"
@@ -81,6 +101,8 @@ c.KubeSpawner.volume_mounts = {volume_mounts!r}
 c.KubeSpawner.uid = 1000
 c.KubeSpawner.delete_grace_period = 1
 c.KubeSpawner.start_timeout = 60
+c.RemoteGPUKubeSpawner.unschedulable_seconds = 3
+c.RemoteGPU.port_ranges = {{"tensorboard": (31000, 31009), "custom": (31010, 31019)}}
 c.RemoteGPU.pools = [{{"name": "gpus", "simulated": True}}]
 c.RemoteGPU.default_cpu, c.RemoteGPU.default_memory = "0.1", "128M"
 c.RemoteGPU.images = {images!r}
@@ -96,6 +118,14 @@ configure(c)
         )  # fmt: skip
         self.api_url = self.api_url.replace("127.0.0.1", cluster.address)
 
+    def image(self, how: str) -> str:
+        return f"{self.cluster.registry}/{IMAGE}:{how}"
+
+    def start_server(self, user: str, options: Mapping[str, Any] | None = None, *, server: str = "") -> Life:
+        """Start in the workspace `lab`, one plain server without a GPU unless said otherwise."""
+        wish = {"workspace": "lab", "image": self.image("plain"), "gpus": 0, "ports": [], **(options or {})}
+        return super().start_server(user, wish, server=server)
+
     def start(self, timeout_seconds: float = 60) -> None:
         asyncio.run(self._prepare())
         super().start(timeout_seconds)
@@ -108,7 +138,8 @@ configure(c)
         try:
             super().close()
         finally:
-            self.kube(lambda kube: kube.delete(NAMESPACES, self.namespace))
+            if not self.guest:
+                self.kube(lambda kube: kube.delete(NAMESPACES, self.namespace))
 
     async def _prepare(self) -> None:
         kube = await self._connect()
@@ -143,14 +174,40 @@ configure(c)
         finally:
             await cluster.close()
 
+    def until(self, true: Callable[[], Any], what: str, seconds: float = 60) -> None:
+        """Look less often than at processes: each look asks the cluster or the hub."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}\n{self.shown()}\n{self.log_tail()}"
+            time.sleep(0.3)
+
+    def log_tail(self) -> str:
+        lines = self.log.read_text().splitlines()
+        dull = ("ConfigProxy", "Setting new xsrf", "GET /hub/")
+        return "\n".join([line for line in lines if not any(word in line for word in dull)][-60:])
+
     def pods(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.kube(lambda kube: kube.list(PODS, self.namespace)).items
+        labels = f"{HUB_LABEL}={self.hub_id}"
+        found: list[dict[str, Any]] = self.kube(lambda kube: kube.list(PODS, self.namespace, labels=labels)).items
         return found
 
     def pod_of(self, user: str, server: str = "") -> dict[str, Any]:
         """The pod of the newest run."""
         run = self.run_of(user, server)
         return next(pod for pod in self.pods() if pod["metadata"]["labels"].get(ALLOCATION_LABEL) == str(run.id))
+
+    def host_of(self, user: str) -> str:
+        with begin(self.engine, read_only=True) as session:
+            return session.get_one(Allocation, self.run_of(user).id).host.name
+
+    def free(self) -> int:
+        """GPUs that can be had now."""
+        with begin(self.engine, read_only=True) as session:
+            return sum(one.free for one in inventory.stock(session) if one.model == A100)
+
+    def host_status(self) -> str:
+        with begin(self.engine, read_only=True) as session:
+            return inventory.host_by_name(session, name=self.cluster.node).status.value
 
     def shown(self) -> str:
         """All pods, for a failure's message."""

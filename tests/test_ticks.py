@@ -17,7 +17,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from remotegpu_hub import clients, workers
-import remotegpu_hub.clients.box
 from remotegpu_hub.clients import processes
 from remotegpu_hub.errors import Unavailable
 from remotegpu_hub.observed import Server

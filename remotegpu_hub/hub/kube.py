@@ -146,6 +146,9 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
 
         Raises: StartFailed.
         """
+        there = pod is not None and bool((pod.get("status") or {}).get("podIP"))
+        if self._start_future is None or self._start_future.done():
+            return there and bool(super().is_pod_running(pod))
         self._tell_events()
         if pod is None:
             if self._shown:
@@ -156,15 +159,14 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if found is not None:
             self._judge(found)
             return False
-        if not (pod.get("status") or {}).get("podIP"):
-            return False
-        return bool(super().is_pod_running(pod))
+        return there and bool(super().is_pod_running(pod))
 
     def _judge(self, found: Trouble) -> None:
         waited = (utcnow() - self._created_at).total_seconds() if self._created_at else 0.0
         out_of_time = found.reason == "unschedulable" and bool(found.said) and waited > self.unschedulable_seconds
         if found.final or (out_of_time and "queue" not in found.text):
-            raise StartFailed(found.reason, found.text, said=found.said)
+            reason = "failed" if found.reason == "exited" else found.reason
+            raise StartFailed(reason, found.text, said=found.said)
         line = words.translate(self._language(), found.text, said=found.said)
         if line not in self._messages:
             self._tell(line)
@@ -202,6 +204,11 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             if run is None:
                 raise
             self.log.warning("%s: the cluster cannot be asked (%s)", self._log_name, error)
+            return None
+        except Exception:  # the hub would take it for the end of the environment, and stop it
+            if run is None:
+                raise
+            self.log.exception("%s: it is not known whether it runs", self._log_name)
             return None
         finally:
             if run is not None:  # what the watch remembers may be old: what is billed, the reconciler saw

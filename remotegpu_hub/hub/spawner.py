@@ -154,6 +154,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
+        self._messages, self._news = [], asyncio.Event()
         self._never_started = self.orm_spawner is not None and self.orm_spawner.last_activity is None
 
     # what subclasses say

@@ -1,10 +1,18 @@
-"""Environments as pods of a real cluster."""
+"""Environments as pods of a real cluster, with a real kubelet and a registry that wants a password."""
 
-import pytest
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tests.cluster.cluster import LocalCluster
+import httpx
+import pytest
+
+from remotegpu_hub.clients.kubernetes import NODES, PODS, SERVICES, VOLUME_CLAIMS
+from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState
+from tests.cluster.cluster import NODE, LocalCluster
 from tests.kube_hubs import A100, KubeHub
 
 
@@ -14,11 +22,212 @@ def hub(test_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
-def test_a_pod_runs_where_admission_chose_with_what_it_holds(hub: KubeHub):
-    life = hub.start_server("alice", {"workspace": "lab", "gpus": 2, "gpu_model": A100})
+@pytest.fixture(autouse=True)
+def nothing_left(hub: KubeHub) -> Iterator[None]:
+    yield
+    hub.stop_all()
+    hub.check()
+
+
+def test_a_pod_runs_where_admission_chose_with_what_it_holds_and_leaves_only_its_home(hub: KubeHub):
+    life = hub.start_server("alice", {"gpus": 2, "gpu_model": A100})
     pod = hub.pod_of("alice")
-    print(pod)
-    print(life)
-    hub.check()
+    container = pod["spec"]["containers"][0]
+    assert pod["spec"]["nodeName"] == hub.host_of("alice") == NODE
+    assert container["image"].startswith(hub.image("plain").removesuffix(":plain") + "@sha256:")
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert pod["status"]["qosClass"] == "Guaranteed"
+    assert life.env["REMOTEGPU_WORKSPACE"] == "lab"
+    assert life.env["REMOTEGPU_SIMULATED_GPUS"] == "1"
+    assert life.uid == 1000
+    assert hub.run_of("alice").mark == pod["metadata"]["uid"]
+    (home,) = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
     hub.stop_server("alice")
-    hub.check()
+    assert hub.pods() == []
+    assert hub.run_of("alice").end_reason == EndReason.USER
+    (kept,) = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
+    assert kept["metadata"]["uid"] == home["metadata"]["uid"], "the home volume stays"
+
+
+def test_who_holds_no_gpu_sees_none(hub: KubeHub):
+    life = hub.start_server("alice")
+    assert life.env["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert life.env["CUDA_VISIBLE_DEVICES"] == ""
+    assert "nvidia.com/gpu" not in hub.pod_of("alice")["spec"]["containers"][0]["resources"]["limits"]
+
+
+def refusal(hub: KubeHub, user: str, how: str, **options: Any) -> httpx.Response:
+    """Ask for a start that fails; the hub answers at once, or when it has."""
+    wish = {"workspace": "lab", "image": hub.image(how), **options}
+    answer = hub.ask(user, wish)
+    hub.until_free(user)
+    return answer
+
+
+def end_of(hub: KubeHub, user: str) -> tuple[EndReason | None, EnvironmentState, str]:
+    run = hub.run_of(user)
+    return run.end_reason, run.environment.state, run.environment.message
+
+
+def test_an_image_that_is_not_there_is_told_in_plain_words_long_before_the_time_out(hub: KubeHub):
+    refusal(hub, "alice", "missing")
+    reason, state, message = end_of(hub, "alice")
+    assert (reason, state) == (EndReason.IMAGE_PULL_FAILED, EnvironmentState.ERROR)
+    assert "cannot be pulled" in message
+    assert "not found" in message
+    assert hub.run_of("alice").started_at is None, "nothing is billed"
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_exit_code(hub: KubeHub):
+    refusal(hub, "alice", "crash")
+    reason, state, message = end_of(hub, "alice")
+    assert (reason, state) == (EndReason.FAILED, EnvironmentState.ERROR)
+    assert "exit code 3" in message
+
+
+def test_what_uses_too_much_memory_is_told_so(hub: KubeHub):
+    hub.start_server("alice", {"image": hub.image("hungry")})
+    (hub.runs / "eat").touch()
+    try:
+        hub.until_free("alice")
+    finally:
+        (hub.runs / "eat").unlink()
+    reason, state, message = end_of(hub, "alice")
+    assert (reason, state) == (EndReason.OOM_KILLED, EnvironmentState.ERROR)
+    assert "more memory" in message
+    run = hub.run_of("alice")
+    life = hub.life(run.id)
+    assert run.ended_at is not None
+    assert run.ended_at.timestamp() <= life.ended + 1.2, "billed to its end and no further"
+
+
+def test_a_pod_that_somebody_deletes_ends_its_run_with_that_reason(hub: KubeHub):
+    hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
+    name = hub.pod_of("alice")["metadata"]["name"]
+    hub.kube(lambda kube: kube.delete(PODS, name, hub.namespace))
+    hub.until_free("alice")
+    reason, state, message = end_of(hub, "alice")
+    assert (reason, state) == (EndReason.POD_DELETED, EnvironmentState.ERROR)
+    assert "outside this hub" in message
+
+
+def test_a_port_is_reached_from_outside_and_is_given_back(hub: KubeHub):
+    hub.start_server("alice", {"ports": ["tensorboard"]})
+    (port,) = hub.run_of("alice").ports
+    service = hub.kube(lambda kube: kube.list(SERVICES, hub.namespace)).items[0]
+    assert service["spec"]["ports"][0]["nodePort"] == port.external_port
+    assert service["spec"]["ports"][0]["targetPort"] == port.internal_port == 6006
+    hub.stop_server("alice")
+    assert hub.kube(lambda kube: kube.list(SERVICES, hub.namespace)).items == []
+    hub.start_server("alice", {"ports": ["tensorboard"]})
+    assert hub.run_of("alice").ports[0].external_port == port.external_port
+
+
+def foreign_pod(gpus: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"foreign-{gpus}"},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [
+                {
+                    "name": "c", "image": "localhost/pause:3", "imagePullPolicy": "Never",
+                    "resources": {"limits": {"nvidia.com/gpu": str(gpus)}},
+                }
+            ],
+        },
+    }  # fmt: skip
+
+
+def test_what_pods_of_others_hold_cannot_be_had(hub: KubeHub):
+    pod = foreign_pod(7)
+    hub.kube(lambda kube: kube.create(PODS, pod, hub.namespace))
+    try:
+        hub.until(lambda: hub.free() == 1, "the others' GPUs are subtracted")
+        answer = hub.ask("alice", {"workspace": "lab", "image": hub.image("plain"), "gpus": 2, "gpu_model": A100})
+        assert answer.status_code == 409
+        assert "1 of 1" in answer.text
+        hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
+    finally:
+        hub.kube(lambda kube: kube.delete(PODS, pod["metadata"]["name"], hub.namespace, grace=0))
+    hub.stop_server("alice")
+    hub.until(lambda: hub.free() == 8, "they are given back")
+
+
+def test_a_cordoned_node_takes_nothing_new_and_keeps_what_runs(hub: KubeHub):
+    hub.start_server("alice")
+    hub.kube(lambda kube: kube.patch(NODES, NODE, {"spec": {"unschedulable": True}}))
+    try:
+        hub.until(lambda: hub.host_status() == "offline", "the cordon is seen")
+        answer = hub.ask("bob", {"workspace": "lab", "image": hub.image("plain")})
+        assert answer.status_code == 409
+        assert "offline" in answer.text
+        assert hub.reconcile() == []
+        assert hub.model("alice")["ready"]
+    finally:
+        hub.kube(lambda kube: kube.patch(NODES, NODE, {"spec": {"unschedulable": None}}))
+    hub.until(lambda: hub.host_status() == "online", "it is back")
+
+
+def test_a_hub_killed_while_it_starts_one_leaks_nothing(hub: KubeHub):
+    hub.ask("alice", {"workspace": "lab", "image": hub.image("mute"), "gpus": 1, "gpu_model": A100})
+    hub.until(lambda: any(pod["status"]["phase"] == "Running" for pod in hub.pods()), "the pod runs")
+    hub.restart(killed=True)
+    hub.until(lambda: not hub.open_runs() and not hub.pods(), "the start is undone", seconds=120)
+    assert hub.run_of("alice").state == AllocationState.ENDED
+
+
+def test_a_running_environment_outlives_its_hub(hub: KubeHub):
+    hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
+    uid = hub.pod_of("alice")["metadata"]["uid"]
+    hub.restart(killed=True)
+    hub.until(lambda: hub.model("alice").get("ready"), "the hub knows it again")
+    assert hub.reconcile() == []
+    assert hub.pod_of("alice")["metadata"]["uid"] == uid
+
+
+@pytest.fixture
+def frozen_api(test_cluster: LocalCluster) -> Iterator[int]:
+    """Stop the API server by a signal; it goes on at the end of the test at the latest."""
+    pid = test_cluster.pid("apiserver")
+    yield pid
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_is_gone(hub: KubeHub, frozen_api: int):
+    hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
+    os.kill(frozen_api, signal.SIGSTOP)
+    try:
+        hub.api("DELETE", hub.path("alice"), timeout_seconds=60)
+        time.sleep(8)
+        assert hub.run_of("alice").state != AllocationState.ENDED, "the pod may run"
+    finally:
+        os.kill(frozen_api, signal.SIGCONT)
+    hub.until_free("alice", seconds=120)
+    assert hub.run_of("alice").end_reason == EndReason.USER
+
+
+def test_an_api_server_that_is_away_when_the_hub_starts_ends_nothing(hub: KubeHub, frozen_api: int):
+    hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
+    uid = hub.pod_of("alice")["metadata"]["uid"]
+    hub.kill()
+    os.kill(frozen_api, signal.SIGSTOP)
+    try:
+        hub.begin()
+        hub.wait_ready(120)
+        time.sleep(3)
+    finally:
+        os.kill(frozen_api, signal.SIGCONT)
+    hub.until(lambda: hub.model("alice").get("ready"), "the hub knows it", seconds=60)
+    assert hub.pod_of("alice")["metadata"]["uid"] == uid
+    assert hub.run_of("alice").state == AllocationState.ACTIVE
+
+
+def test_two_hubs_on_one_cluster_leave_each_other_alone(hub: KubeHub, test_cluster: LocalCluster, tmp_path: Path):
+    hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
+    with KubeHub(tmp_path / "other", test_cluster, namespace=hub.namespace) as other:
+        other.until(lambda: other.free() == 7, "the first hub's GPU is somebody else's")
+        other.start_server("alice", {"gpus": 1, "gpu_model": A100})
+        assert other.reconcile() == hub.reconcile() == []
+        other.stop_server("alice")
+        assert hub.model("alice")["ready"]
