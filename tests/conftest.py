@@ -31,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Prove())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share what they start, so one worker runs them; and there is one cluster."""
+    for item in items:
+        on_cluster = "test_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("cluster" if on_cluster else str(item.path)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def measured_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let coverage see into the hub's services too: the hub hands down PYTHONPATH, but not coverage's own env var."""

@@ -14,7 +14,7 @@ ERRORS = frozenset(
     name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.RemoteGPUError)
 )
 CARRY_NO_SENTENCE = frozenset({"QuotaExceeded", "NoCapacity"})
-SAYERS = {"translate": 1, "sentence": 1, "term": 1, "say": 0, "mark": 0}
+SAYERS = {"translate": 1, "sentence": 1, "term": 1, "say": 0, "mark": 0, "StartFailed": 1, "Trouble": 1}
 """Functions that say a sentence, and which argument it is."""
 IN_TEMPLATES = {"t": 0, "h": 0, "say": 1}
 FACT_NAMES = "{name}"
@@ -45,10 +45,10 @@ def of_module(name: str, tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def _said(name: str, call: ast.Call, bound: dict[str, ast.expr]) -> Iterator[str]:
     callee = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if callee in ERRORS - CARRY_NO_SENTENCE or (callee == "__init__" and name == "errors.py"):
-        place = 0
-    elif callee in SAYERS:
+    if callee in SAYERS:
         place = SAYERS[callee]
+    elif callee in ERRORS - CARRY_NO_SENTENCE or (callee == "__init__" and name == "errors.py"):
+        place = 0
     else:
         return
     if len(call.args) > place and (callee == "NotFound" or not isinstance(call.args[place], ast.JoinedStr)):

@@ -317,7 +317,7 @@ def _error(status: int, told: Object, verb: str, what: str, after_seconds: int |
             reason=message,
         )
     if status == 404:
-        return NotFound(f"{what} in the cluster")
+        return NotFound("What was asked of the cluster")
     if status == 409:
         return Conflict("The cluster refuses it now: {reason}", reason=message)
     if status == 410:
