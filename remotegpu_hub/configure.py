@@ -151,6 +151,7 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
     kubernetes = _is_kubernetes(spawner)
     timeouts = sum(int(_trait(c, spawner, name)) for name in ("start_timeout", "http_timeout"))
     given_pools = read_setting("pools", pools.read, options.pools or [{"name": "nodes"}])
+    own_volumes = kubernetes and bool(_trait(c, spawner, "storage_pvc_ensure"))
     if kubernetes and _trait(c, spawner, "enable_user_namespaces"):
         fail("c.KubeSpawner.enable_user_namespaces is not supported: all pods of a hub live in one namespace.")
     return Settings(
@@ -180,8 +181,15 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         local=not kubernetes,
         namespace=str(_trait(c, spawner, "namespace") or _own_namespace()) if kubernetes else "",
         pools=[asdict(pool) for pool in given_pools] if kubernetes else [],
-        home_bytes=read_setting("home_size", parse_bytes, options.home_size) if options.home_size else 0,
+        home_bytes=_volume(options, "home_size") if kubernetes and not own_volumes else 0,
+        shared_bytes=_volume(options, "shared_size") if kubernetes else 0,
+        shared_storage_class=options.shared_storage_class,
     )
+
+
+def _volume(options: RemoteGPU, setting: str) -> int:
+    text = getattr(options, setting)
+    return read_setting(setting, parse_bytes, text) if text else 0
 
 
 def _trait(c: Any, spawner: type[Any], name: str) -> Any:

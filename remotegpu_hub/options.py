@@ -46,7 +46,7 @@ class RemoteGPU(Configurable):
     personal_quota = Dict(
         help="""What each user's own workspace `~user` may hold, such as `{"cpu": "2", "memory": "4G", "gpus": 0,
         "environments": 1}`; `"unlimited"` is a value. What is not named is 0. Default: CPU only.""",
-        default_value={"cpu": "2", "memory": "4G", "environments": 1},
+        default_value={"cpu": "2", "memory": "4G", "storage": "10G", "environments": 1},
     ).tag(config=True)
     personal_budget = Unicode(
         "", help="Money a month for each user's own workspace, such as `20.00`. Default: no budget."
@@ -81,8 +81,17 @@ class RemoteGPU(Configurable):
     ).tag(config=True)
     home_size = Unicode(
         "10G",
-        help="""Kubernetes: size of the home volume that each user gets in each workspace, kept when environments stop.
-        Empty: none. Default 10G. With `c.KubeSpawner.storage_pvc_ensure` the volume is KubeSpawner's instead.""",
+        help="""Kubernetes: size of the home volume that each user gets in each workspace, kept when environments stop
+        and counted against the storage quota; a larger size lets it grow at the next start. Empty: none. Default 10G.
+        With `c.KubeSpawner.storage_pvc_ensure` the volume is KubeSpawner's instead.""",
+    ).tag(config=True)
+    shared_size = Unicode(
+        "",
+        help="""Kubernetes: size of the volume that a workspace shares, seen as `shared` in each home. It needs a
+        storage class that many nodes can write at once. Default: none.""",
+    ).tag(config=True)
+    shared_storage_class = Unicode(
+        "", help="Kubernetes: storage class of shared volumes (ReadWriteMany). Default: the cluster's own default."
     ).tag(config=True)
     runtime_file = Unicode(
         "remotegpu-runtime.json",

@@ -19,6 +19,7 @@ from .db import open_engine
 from .domain.environments import Rules
 from .domain.placement import POLICIES
 from .observed import Host
+from .orm import VolumeKind
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,7 +64,10 @@ class Settings:
     """Of the cluster, where the pods live."""
     pools: list[dict[str, Any]] = field(default_factory=list)
     home_bytes: int = 0
-    """Size of a new home volume; 0 for none."""
+    """Size of a home volume; 0 for none."""
+    shared_bytes: int = 0
+    """Size of a workspace's volume; 0 for none."""
+    shared_storage_class: str = ""
     start_grace_seconds: int = 180
     """Start time-out, HTTP time-out and a minute: an older start that nobody waits for is a ghost."""
 
@@ -80,6 +84,11 @@ class Settings:
             max_gpus=self.max_gpus,
             default_cpu_millis=self.default_cpu_millis,
             default_memory_bytes=self.default_memory_bytes,
+            volumes={
+                kind: size
+                for kind, size in ((VolumeKind.HOME, self.home_bytes), (VolumeKind.SHARED, self.shared_bytes))
+                if size
+            },
         )
 
 

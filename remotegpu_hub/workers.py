@@ -19,7 +19,7 @@ from sqlalchemy import Engine, update
 from .clients import processes
 from .clients.box import Box
 from .db import begin
-from .domain import allocations, environments, inventory, metering, users, workspaces
+from .domain import allocations, environments, inventory, metering, users, volumes, workspaces
 from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
@@ -59,6 +59,10 @@ class Site(Protocol):
     def pools(self) -> Sequence[str]:
         """The pools whose hosts it lists whole."""
 
+    @property
+    def vanished(self) -> tuple[str, str]:
+        """What it means when nothing of a run is there any more: one of `orm.EndReason`, and a sentence or nothing."""
+
     async def hosts(self) -> list[Host]: ...
 
     async def runs(self) -> list[Run]:
@@ -66,6 +70,9 @@ class Site(Protocol):
 
     async def stop(self, allocation_id: int) -> bool:
         """End a run. True only when nothing of it is left."""
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Remove what is still there of volumes that were given up."""
 
 
 def box(runtime: Runtime) -> Box:
@@ -266,6 +273,7 @@ def compare(
     looked_at: datetime,
     hub_started: datetime,
     start_grace: timedelta,
+    vanished: tuple[str, str] = (EndReason.EXITED, ""),
 ) -> list[Repair]:
     """Decide what to put right, from one look at the database, at the processes and at the hub.
 
@@ -288,13 +296,13 @@ def compare(
         if pending or newer_than_facts or names.get(one.id) != name:
             continue
         if one.state == AllocationState.ENDING:
-            repairs.append(_ended(Fault.UNFINISHED, one, run))
+            repairs.append(_ended(Fault.UNFINISHED, one, run, (EndReason.EXITED, "")))
         elif one.state == AllocationState.ADMITTED:
             on_its_way = one.admitted_at > hub_started and one.admitted_at > looked_at - start_grace
             if not on_its_way and not (server is not None and server.ready and lives):
                 repairs.append(Repair(Fault.GHOST, one.id, one.attempt, EndReason.GHOST))
         elif not lives:
-            repairs.append(_ended(Fault.ENDED, one, run))
+            repairs.append(_ended(Fault.ENDED, one, run, vanished))
         elif server is None or not server.ready:
             repairs.append(Repair(Fault.ORPHAN, one.id, one.attempt, EndReason.ORPHAN))
     held = {one.id for one in open_runs}
@@ -304,11 +312,11 @@ def compare(
     return repairs
 
 
-def _ended(fault: Fault, one: Snapshot, run: Run | None) -> Repair:
-    """An end with the reason that whatever ran it tells. What is not there any more was taken away by somebody."""
-    reason = EndReason(run.reason) if run is not None and run.reason else EndReason.EXITED
-    ended_at, message = (run.ended_at, run.message) if run is not None and run.over else (None, "")
-    return Repair(fault, one.id, one.attempt, reason, message, ended_at)
+def _ended(fault: Fault, one: Snapshot, run: Run | None, vanished: tuple[str, str]) -> Repair:
+    """An end with the reason that whatever ran it tells."""
+    reason, message = vanished if run is None else (run.reason or EndReason.EXITED, run.message if run.over else "")
+    ended_at = run.ended_at if run is not None and run.over else None
+    return Repair(fault, one.id, one.attempt, EndReason(reason), message, ended_at)
 
 
 def _at_it(one: Snapshot, lives: bool, looked_at: datetime, start_grace: timedelta) -> bool:
@@ -333,10 +341,12 @@ async def reconcile(
     known = await servers()
     looked_at = utcnow()
     runs = await site.runs()
-    repairs = await asyncio.to_thread(_compare, runtime, names, known, runs, looked_at)
+    repairs = await asyncio.to_thread(_compare, runtime, names, known, runs, looked_at, site.vanished)
     for repair in repairs:
         await _repair(runtime, repair, site)
-    await asyncio.to_thread(_forget_attempts, runtime, looked_at)
+    given_up = await asyncio.to_thread(_forget, runtime, looked_at)
+    if given_up:
+        await site.remove_volumes(given_up)
     return repairs
 
 
@@ -353,6 +363,7 @@ def _compare(
     servers: list[Server],
     runs: list[Run],
     looked_at: datetime,
+    vanished: tuple[str, str],
 ) -> list[Repair]:
     settings = runtime.settings
     _follow_users(runtime, looked_at)
@@ -371,6 +382,7 @@ def _compare(
         looked_at=looked_at,
         hub_started=settings.started,
         start_grace=timedelta(seconds=settings.start_grace_seconds),
+        vanished=vanished,
     )
 
 
@@ -404,9 +416,12 @@ def _release(runtime: Runtime, repair: Repair) -> None:
                entity_id=repair.allocation_id, now=utcnow(), fault=repair.fault.value)  # fmt: skip
 
 
-def _forget_attempts(runtime: Runtime, looked_at: datetime) -> None:
+def _forget(runtime: Runtime, looked_at: datetime) -> set[int]:
+    """Drop old attempts; the volumes that were given up."""
     with begin(runtime.engine) as session:
         allocations.forget_attempts(session, before=looked_at - ATTEMPTS_KEPT)
+    with begin(runtime.engine, read_only=True) as session:
+        return volumes.deleted(session)
 
 
 async def stop_due(runtime: Runtime, stop: Callable[[str, str], Awaitable[object]]) -> int:

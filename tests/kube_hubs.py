@@ -7,12 +7,14 @@ import sysconfig
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import kubernetes.aio
+import yaml
 from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
 
 from remotegpu_hub import workers
@@ -20,7 +22,7 @@ from remotegpu_hub.clients.cluster import Cluster
 from remotegpu_hub.clients.kubernetes import PODS, SECRETS, Kind, Kubernetes
 from remotegpu_hub.clients.nodes import ALLOCATION_LABEL, HUB_LABEL
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import inventory
+from remotegpu_hub.domain import inventory, quotas, users, workspaces
 from remotegpu_hub.orm import Allocation
 
 from .cluster.cluster import LocalCluster
@@ -28,6 +30,16 @@ from .gpu_hubs import HOWS, SERVER, GpuHub, Life
 from .hubs import RealHub
 
 NAMESPACES = Kind("api/v1", "namespaces", namespaced=False)
+ACCOUNTS = Kind("api/v1", "serviceaccounts")
+_RBAC = "apis/rbac.authorization.k8s.io/v1"
+RULES = {
+    "ServiceAccount": ACCOUNTS,
+    "Role": Kind(_RBAC, "roles"),
+    "RoleBinding": Kind(_RBAC, "rolebindings"),
+    "ClusterRole": Kind(_RBAC, "clusterroles", namespaced=False),
+    "ClusterRoleBinding": Kind(_RBAC, "clusterrolebindings", namespaced=False),
+}
+ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "library/base"
 TAG = "1.0"
 A100 = "A100-SXM4-80GB"
@@ -42,8 +54,12 @@ def eat():
         eaten.append(b"x" * 2**23)
 if sys.argv[1] == "hungry":
     threading.Thread(target=eat, daemon=True).start()
+if sys.argv[1] == "writer":
+    note = os.path.expanduser("~/note")
+    os.environ["REMOTEGPU_FOUND_AT_HOME"] = str(int(os.path.exists(note)))
+    open(note, "w").close()
 """
-"""Uses more memory than it has as soon as there is a file `eat`."""
+"""`hungry` uses more memory than it has as soon as there is a file `eat`; `writer` leaves a file in its home."""
 
 
 class KubeHub(GpuHub):
@@ -70,7 +86,7 @@ class KubeHub(GpuHub):
         self.runs.chmod(0o777)
         (self.runs / "server.py").write_text(EATER + SERVER)
         mounts = [*SHARED, sys.base_prefix, sysconfig.get_path("stdlib").rsplit("/lib/", 1)[0], sys.prefix,
-                  str(Path(__file__).resolve().parent.parent)]  # fmt: skip
+                  str(ROOT)]  # fmt: skip
         volumes = [
             {"name": f"m{number}", "hostPath": {"path": path}} for number, path in enumerate(dict.fromkeys(mounts))
         ]
@@ -87,7 +103,7 @@ class KubeHub(GpuHub):
                 "cmd": [sys.executable, "-S", "-E", str(self.runs / "server.py")],
                 "args": [how, str(self.runs), str(self.runs)],
             }
-            for number, how in enumerate((*HOWS, "hungry"))
+            for number, how in enumerate((*HOWS, "hungry", "writer"))
         }
         images[self.image("missing")] = {**images[self.image("plain")], "digest": "sha256:" + "0" * 64}
         ours = f"""
@@ -113,9 +129,8 @@ c.Spawner.http_timeout = 20
 {before}
 configure(c)
 """
-        RealHub.__init__(
-            self, folder, ours, environment={"KUBECONFIG": cluster.kubeconfig}, **given
-        )  # fmt: skip
+        self.kubeconfig = folder / "kubeconfig"
+        RealHub.__init__(self, folder, ours, environment={"KUBECONFIG": str(self.kubeconfig)}, **given)
         self.api_url = self.api_url.replace("127.0.0.1", cluster.address)
 
     def image(self, how: str) -> str:
@@ -139,13 +154,42 @@ configure(c)
             super().close()
         finally:
             if not self.guest:
-                self.kube(lambda kube: kube.delete(NAMESPACES, self.namespace))
+                self.kube(self._sweep_away)
+
+    async def _sweep_away(self, kube: Kubernetes) -> None:
+        await kube.delete(NAMESPACES, self.namespace)
+        for rule in self._rules():
+            if rule["kind"].startswith("Cluster"):
+                await kube.delete(RULES[rule["kind"]], rule["metadata"]["name"])
 
     async def _prepare(self) -> None:
         kube = await self._connect()
         await kube.ensure(NAMESPACES, {"metadata": {"name": self.namespace}}, labels={})
         await kube.ensure(SECRETS, self.cluster.pull_secret("registry"), self.namespace, labels={})
+        for rule in self._rules():
+            await kube.ensure(RULES[rule["kind"]], rule, self.namespace, labels={})
+        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
+        path = ACCOUNTS.path(self.namespace, "remotegpu-hub", "token")
+        token = (await kube._json("POST", path, body=asked))["status"]["token"]
         await kube.close()
+        self._write_kubeconfig(token)
+
+    def _write_kubeconfig(self, token: str) -> None:
+        """The tests' own, with the hub's account in place of the admin's."""
+        given = yaml.safe_load(Path(self.cluster.kubeconfig).read_text())
+        given["users"] = [{"name": given["contexts"][0]["context"]["user"], "user": {"token": token}}]
+        self.kubeconfig.write_text(yaml.safe_dump(given))
+
+    def _rules(self) -> list[dict[str, Any]]:
+        """The rules of the documentation, for this namespace: the hub gets no more than they say."""
+        text = (ROOT / "docs" / "kubernetes-rbac.yaml").read_text().replace("namespace: jupyterhub", "namespace: NS")
+        rules = list(yaml.safe_load_all(text.replace("namespace: NS", f"namespace: {self.namespace}")))
+        for rule in rules:
+            if rule["kind"].startswith("Cluster"):
+                rule["metadata"]["name"] += f"-{self.namespace}"
+                if "roleRef" in rule:
+                    rule["roleRef"]["name"] = rule["metadata"]["name"]
+        return rules
 
     async def _connect(self) -> Kubernetes:
         return await Kubernetes.connect(kubernetes.aio, kubeconfig=self.cluster.kubeconfig)
@@ -167,7 +211,7 @@ configure(c)
         settings = self.runtime.settings
         cluster = Cluster(
             kubernetes.aio, hub_id=settings.hub_id, namespace=settings.namespace, pools=self.runtime.pools,
-            kubeconfig=self.cluster.kubeconfig,
+            kubeconfig=str(self.kubeconfig),
         )  # fmt: skip
         try:
             yield cluster
@@ -204,6 +248,15 @@ configure(c)
         """GPUs that can be had now."""
         with begin(self.engine, read_only=True) as session:
             return sum(one.free for one in inventory.stock(session) if one.model == A100)
+
+    def held_storage(self, user: str) -> int:
+        with begin(self.engine, read_only=True) as session:
+            row = users.current(session, name=user)
+            space = workspaces.by_name(session, name="lab")
+            found = quotas.levels(
+                session, user_id=row.id, workspace_id=space.id, time_zone="UTC", now=datetime.now(UTC)
+            )  # fmt: skip
+            return found["user"].held["storage_bytes"]
 
     def host_status(self) -> str:
         with begin(self.engine, read_only=True) as session:

@@ -1,7 +1,7 @@
 """This machine as a place where runs live: one host, and processes."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,10 @@ class Box:
     def pools(self) -> list[str]:
         return [POOL]
 
+    @property
+    def vanished(self) -> tuple[str, str]:
+        return "exited", ""
+
     async def hosts(self) -> list[Host]:
         return [await asyncio.to_thread(self._host)]
 
@@ -52,3 +56,6 @@ class Box:
             processes.stop_tree, self.hub_id, allocation_id, grace_seconds=STOP_GRACE_SECONDS,
             other_users=self.other_users,
         )  # fmt: skip
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Nothing: homes of this machine are its system users' own."""

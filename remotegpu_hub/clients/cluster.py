@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import ModuleType
@@ -23,11 +23,12 @@ from .kubernetes import (
     PODS,
     RESOURCE_SLICES,
     SERVICES,
+    VOLUME_CLAIMS,
     Kubernetes,
     Mirror,
     Object,
 )
-from .nodes import ALLOCATION_LABEL, HUB_LABEL
+from .nodes import ALLOCATION_LABEL, HUB_LABEL, VOLUME_LABEL
 from .pools import Binding, Pool, of
 
 log = logging.getLogger("remotegpu")
@@ -159,6 +160,10 @@ class Cluster:
     def pools(self) -> list[str]:
         return [pool.name for pool in self._pools]
 
+    @property
+    def vanished(self) -> tuple[str, str]:
+        return "pod_deleted", "Its pod was deleted by somebody outside this hub."
+
     async def hosts(self) -> list[Host]:
         """All nodes of the pools. Raises: Unavailable before the first list, so that nothing is taken for gone."""
         kubernetes, all_nodes, all_pods = await self._open()
@@ -202,6 +207,15 @@ class Cluster:
         """End a run. Raises: Unavailable."""
         kubernetes, *_ = await self._open()
         return await end(kubernetes, self._namespace, self._hub_id, allocation_id)
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Remove the claims of volumes that were given up. Raises: Unavailable."""
+        kubernetes, *_ = await self._open()
+        ours = f"{HUB_LABEL}={self._hub_id},{VOLUME_LABEL}"
+        for claim in (await kubernetes.list(VOLUME_CLAIMS, self._namespace, labels=ours)).items:
+            metadata = claim["metadata"]
+            if int(metadata["labels"][VOLUME_LABEL]) in volume_ids:
+                await kubernetes.delete(VOLUME_CLAIMS, metadata["name"], self._namespace, uid=metadata["uid"])
 
 
 def _kept_node(node: Object) -> Object:

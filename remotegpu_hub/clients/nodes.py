@@ -23,6 +23,7 @@ Object = Mapping[str, Any]
 PREFIX: Final = "remotegpu-hub/"
 HUB_LABEL: Final = PREFIX + "hub"
 ALLOCATION_LABEL: Final = PREFIX + "allocation"
+VOLUME_LABEL: Final = PREFIX + "volume"
 GPUS_ANNOTATION: Final = PREFIX + "gpus"
 """On a node whose pool binds by `visible-devices`: a JSON list of `{"uuid", "model", "memory_mib"}`."""
 WHY: Final = PREFIX + "why"

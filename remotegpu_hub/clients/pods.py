@@ -41,12 +41,11 @@ class Trouble:
 def trouble(pod: Object) -> Trouble | None:
     """What is wrong with a pod; None when it runs, or is on its way without any trouble."""
     status = pod.get("status") or {}
-    return (
-        _of_the_whole(pod, status)
-        or next(filter(None, map(_of_container, _statuses(status))), None)
-        or _of_its_deletion(pod, status)
-        or _of_scheduling(status)
-    )
+    of_container = next(filter(None, map(_of_container, _statuses(status))), None)
+    deletion = _of_its_deletion(pod, status)
+    if deletion and of_container and of_container.reason in ("exited", "failed"):
+        of_container = None  # it ended because the pod was deleted, not the other way round
+    return _of_the_whole(pod, status) or of_container or deletion or _of_scheduling(status)
 
 
 def _statuses(status: Object) -> list[Object]:
@@ -90,7 +89,8 @@ def _of_container(one: Object) -> Trouble | None:
     if ended and (ended.get("exitCode") or one["name"] == CONTAINER):
         said = str(ended.get("message") or ended.get("reason") or "")
         text = f"exit code {ended.get('exitCode')}" + (f", {said}" if said not in ("", "Error", "Completed") else "")
-        return Trouble("exited", "The server ended by itself ({said}).", text)
+        reason = "failed" if ended.get("exitCode") else "exited"
+        return Trouble(reason, "The server ended by itself ({said}).", text)
     return None
 
 

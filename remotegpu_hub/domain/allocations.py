@@ -25,9 +25,10 @@ from ..orm import (
     EnvironmentState,
     GpuSlot,
     User,
+    VolumeKind,
 )
 from ..units import ceil_second, floor_second
-from . import budgets, environments, placement, ports, prices, quotas
+from . import budgets, environments, placement, ports, prices, quotas, volumes
 from .audit import SYSTEM, Actor, record
 from .environments import Rules, Wish
 from .quotas import Resources
@@ -71,7 +72,14 @@ def admit(
         wish.gpu_model, wish.gpu_slots, wish.gpu_slots * scopes.slot_millis, wish.cpu_millis, wish.memory_bytes
     )
     found = quotas.levels(session, user_id=user.id, workspace_id=wish.workspace_id, time_zone=wish.time_zone, now=now)
-    quotas.check(found, scopes=scopes, wanted=wanted)
+    there = volumes.of_run(session, user_id=user.id, workspace_id=wish.workspace_id) if rules.volumes else {}
+    more = volumes.lacking(there, rules.volumes)
+    home = more.get(VolumeKind.HOME, 0)
+    storage = {"user": home, "workspace": sum(more.values()), "member": home}
+    quotas.check(found, scopes=scopes, wanted=wanted, storage=storage)
+    if more:
+        volumes.ensure(session, user_id=user.id, workspace_id=wish.workspace_id, there=there, sizes=rules.volumes,
+                       actor=actor, now=now)  # fmt: skip
     unit_prices, lines = prices.of(session, wanted=wanted, now=now)
     per_hour = sum(lines.values())
     status = budgets.status(

@@ -29,6 +29,7 @@ from . import catalog, inventory, quotas, workspaces
 from .audit import Actor, record
 from .placement import LeastLoaded, Policy
 from .ports import Ranges, check_services
+from .volumes import Sizes
 from .workspaces import check_display_name
 
 
@@ -201,6 +202,7 @@ class Rules:
     default_cpu_millis: int = 1000
     default_memory_bytes: int = 2 * GIB
     min_memory_bytes: int = 64 * 2**20
+    volumes: Sizes = field(default_factory=dict)
 
 
 TRANSITIONS: dict[EnvironmentState, frozenset[EnvironmentState]] = {

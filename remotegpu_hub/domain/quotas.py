@@ -42,6 +42,7 @@ from ..orm import (
     QuotaScope,
     Role,
     User,
+    Volume,
     Workspace,
     WorkspaceStatus,
 )
@@ -249,7 +250,12 @@ _used = (
     .where(_month.month == bindparam("month"), _theirs(_month))
     .group_by("scope")
 )
-_levels = union_all(_limits, _held, _used)
+_stored = (
+    _rows("stored", _level(Volume), _word(""), storage_bytes=func.sum(Volume.size_bytes))
+    .where(Volume.deleted_at.is_(None), _theirs(Volume))
+    .group_by("scope")
+)
+_levels = union_all(_limits, _held, _used, _stored)
 """All that an admission counts, in one statement: the limits, what runs hold and have used since they were last
 metered, and what the ledger has of the month."""
 
@@ -302,8 +308,11 @@ class Measured:
         return self.wanted > 0 and self.held + self.wanted > self.limit
 
 
-def measure(found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources) -> list[Measured]:
-    """Lay every limit that is not unlimited beside what is held and what is wanted."""
+def measure(
+    found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources, storage: Mapping[str, int] | None = None
+) -> list[Measured]:
+    """Lay every limit that is not unlimited beside what is held and what is wanted. `storage` are bytes of new volumes
+    by level: a shared volume is not a user's."""
     more = {
         "gpu_millis": wanted.gpu_millis,
         "cpu_millis": wanted.cpu_millis,
@@ -314,6 +323,8 @@ def measure(found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources) ->
     for scope, level in found.items():
         name = scopes.user_name if scope == "user" else scopes.workspace_name
         laid = [(_SHOWN.get(one, one), more[one], level.held[one], level.limits[one]) for one in HELD_AT_ONCE]
+        if storage and storage[scope]:
+            laid.append(("storage", storage[scope], level.held["storage_bytes"], level.limits["storage_bytes"]))
         if wanted.gpu_model is not None:
             model = wanted.gpu_model
             slots = level.slot_limits.get(model, UNLIMITED)
@@ -324,11 +335,13 @@ def measure(found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources) ->
     return result
 
 
-def check(found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources) -> None:
+def check(
+    found: Mapping[str, Level], *, scopes: Scopes, wanted: Resources, storage: Mapping[str, int] | None = None
+) -> None:
     """Raises: QuotaExceeded with every limit that the wish would break, on all levels."""
     breaches = tuple(
         Breach(one.scope, one.name, one.resource, one.wanted, one.held, one.limit)
-        for one in measure(found, scopes=scopes, wanted=wanted)
+        for one in measure(found, scopes=scopes, wanted=wanted, storage=storage)
         if one.broken
     )
     if breaches:

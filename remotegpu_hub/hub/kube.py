@@ -13,14 +13,14 @@ from traitlets import Float, Unicode
 from .. import words
 from ..clients import cluster, pods
 from ..clients.kubernetes import CLAIM_TEMPLATES, PODS, SERVICES, VOLUME_CLAIMS, Kubernetes
-from ..clients.nodes import HUB_LABEL
+from ..clients.nodes import HUB_LABEL, quantity
 from ..clients.pods import Trouble
 from ..clients.pools import Binding, Pool
-from ..errors import NotFound, RemoteGPUError, StartFailed, Unavailable
-from ..orm import EndReason
+from ..errors import Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..orm import EndReason, VolumeKind
 from ..runtime import utcnow
 from . import pod as builder
-from .spawner import Held, RemoteGPUMixin, Run
+from .spawner import Held, HeldVolume, RemoteGPUMixin, Run
 
 _AWAY = (ApiException, aiohttp.ClientError, OSError, TimeoutError, Unavailable)
 """What the cluster's absence raises, in KubeSpawner's code and in ours."""
@@ -94,21 +94,28 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         self.image = builder.pinned(held.image, held.image_digest)
         self.cmd = [*image.get("cmd", self._configured_cmd), *image.get("args", [])]
         await self._heal_watches()
-        if self._home_size:
-            claim = builder.home_claim(
-                held, hub_id=self._hub_id, size_bytes=self._home_size, storage_class=self.storage_class
-            )
-            await self.cluster.ensure(VOLUME_CLAIMS, claim, self.namespace, labels={HUB_LABEL: self._hub_id})
+        for volume in held.volumes:
+            await self._ensure_claim(volume, held)
         if held.gpus and self._pool(held).binding == Binding.DRA:
             await self.cluster.ensure(
                 CLAIM_TEMPLATES, builder.claim_template(held, hub_id=self._hub_id), self.namespace,
                 labels=self._labels(held),
             )  # fmt: skip
 
-    @property
-    def _home_size(self) -> int:
-        """Bytes of a new home volume; 0 where the operator's own configuration brings one."""
-        return 0 if self.storage_pvc_ensure else self.runtime.settings.home_bytes
+    async def _ensure_claim(self, volume: HeldVolume, held: Held) -> None:
+        """Make the volume's claim, or let it grow. One that its storage class does not let grow stays as it is."""
+        shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
+        wanted = builder.claim(volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class)
+        there = await self.cluster.ensure(VOLUME_CLAIMS, wanted, self.namespace, labels={HUB_LABEL: self._hub_id})
+        size = there["spec"]["resources"]["requests"]["storage"]
+        if quantity(size) < volume.size_bytes:
+            try:
+                await self.cluster.patch(
+                    VOLUME_CLAIMS, wanted["metadata"]["name"],
+                    {"spec": {"resources": {"requests": {"storage": str(volume.size_bytes)}}}}, self.namespace,
+                )  # fmt: skip
+            except (Denied, Invalid) as error:
+                self.log.warning("%s: the volume %s keeps its size: %s", self._log_name, volume.id, error)
 
     def _labels(self, held: Held) -> dict[str, str]:
         return cluster.labels_of(self._hub_id, held.allocation_id)
@@ -132,7 +139,6 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         manifest = builder.complete(
             self.api.api_client.sanitize_for_serialization(pod),
             held=held, pool=self._pool(held), hub_id=self._hub_id, home=self.home_mount,
-            home_claim=builder.home_claim_name(held, self._hub_id) if self._home_size else None,
         )  # fmt: skip
         made = await self.cluster.ensure(PODS, manifest, self.namespace, labels=self._labels(held))
         self._created_at = utcnow()

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..clients import cluster, nodes
-from ..clients.nodes import PREFIX
+from ..clients.nodes import PREFIX, VOLUME_LABEL
 from ..clients.pods import CONTAINER
 from ..clients.pools import Binding, Pool
-from .spawner import Held
+from .spawner import Held, HeldVolume
 
 Object = dict[str, Any]
 
-HOME: Final = "home"
 SHM: Final = "shm"
 GPU_CLAIM: Final = "gpu"
 OURS: Final = frozenset(
@@ -40,10 +39,9 @@ def claim_template_name(held: Held, hub_id: str) -> str:
     return f"{name_of(held, hub_id)}-gpu"
 
 
-def complete(
-    manifest: Object, *, held: Held, pool: Pool, hub_id: str, home_claim: str | None = None, home: str = "/home/jovyan"
-) -> Object:
-    """The whole pod. `manifest` is KubeSpawner's, as JSON; it is not changed."""
+def complete(manifest: Object, *, held: Held, pool: Pool, hub_id: str, home: str = "/home/jovyan") -> Object:
+    """The whole pod. `manifest` is KubeSpawner's, as JSON; it is not changed. `home` is where the home volume is seen;
+    the shared one is below it."""
     pod = copy.deepcopy(manifest)
     metadata, spec = pod["metadata"], pod["spec"]
     metadata["name"] = name_of(held, hub_id)
@@ -60,7 +58,7 @@ def complete(
         if other is not container:
             _hide_gpus(other)
     _place(spec, held, pool)
-    _mount(spec, container, held, home_claim, home)
+    _mount(spec, container, held, hub_id, home)
     spec["restartPolicy"] = "Never"  # each end has its reason, and is billed to its second
     spec["automountServiceAccountToken"] = False
     spec["enableServiceLinks"] = False
@@ -185,15 +183,17 @@ def _place(spec: Object, held: Held, pool: Pool) -> None:
         spec["runtimeClassName"] = pool.runtime_class or "nvidia"
 
 
-def _mount(spec: Object, container: Object, held: Held, home_claim: str | None, home: str) -> None:
-    """Shared memory for PyTorch's data loaders, of half the memory and out of it; and the home volume."""
-    volumes = [one for one in spec.get("volumes") or [] if one["name"] not in (SHM, HOME)]
-    mounts = [one for one in container.get("volumeMounts") or [] if one["name"] not in (SHM, HOME)]
+def _mount(spec: Object, container: Object, held: Held, hub_id: str, home: str) -> None:
+    """Shared memory for PyTorch's data loaders, of half the memory and out of it; and the volumes."""
+    ours = {SHM, *(volume.kind for volume in held.volumes)}
+    volumes = [one for one in spec.get("volumes") or [] if one["name"] not in ours]
+    mounts = [one for one in container.get("volumeMounts") or [] if one["name"] not in ours]
     volumes.append({"name": SHM, "emptyDir": {"medium": "Memory", "sizeLimit": str(held.memory_bytes // 2)}})
     mounts.append({"name": SHM, "mountPath": "/dev/shm"})
-    if home_claim is not None:
-        volumes.append({"name": HOME, "persistentVolumeClaim": {"claimName": home_claim}})
-        mounts.append({"name": HOME, "mountPath": home})
+    for volume in held.volumes:
+        path = home if volume.kind == "home" else f"{home}/{volume.kind}"
+        volumes.append({"name": volume.kind, "persistentVolumeClaim": {"claimName": claim_name(volume, hub_id)}})
+        mounts.append({"name": volume.kind, "mountPath": path})
     spec["volumes"], container["volumeMounts"] = volumes, mounts
 
 
@@ -254,27 +254,31 @@ def claim_template(held: Held, *, hub_id: str) -> Object:
     }
 
 
-def home_claim_name(held: Held, hub_id: str) -> str:
-    """One home for each user in each workspace."""
-    return f"rgpu-home-{held.user_id}-{held.workspace_id}-{hub_id[:8]}"
+def claim_name(volume: HeldVolume, hub_id: str) -> str:
+    """Never used twice: a volume that is being removed never becomes a new one."""
+    return f"rgpu-{volume.kind}-{volume.id}-{hub_id[:8]}"
 
 
-def home_claim(held: Held, *, hub_id: str, size_bytes: int, storage_class: str | None) -> Object:
-    """The claim for a home volume. It is kept when environments stop."""
-    spec: Object = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": str(size_bytes)}}}
+def claim(volume: HeldVolume, *, held: Held, hub_id: str, storage_class: str | None) -> Object:
+    """The claim for a volume. It is kept when environments stop."""
+    spec: Object = {
+        "accessModes": ["ReadWriteOnce" if volume.kind == "home" else "ReadWriteMany"],
+        "resources": {"requests": {"storage": str(volume.size_bytes)}},
+    }
     if storage_class:
         spec["storageClassName"] = storage_class
+    labels = {
+        nodes.HUB_LABEL: hub_id,
+        VOLUME_LABEL: str(volume.id),
+        f"{PREFIX}workspace": label_value(held.workspace),
+    }
+    annotations = {f"{PREFIX}workspace": held.workspace}
+    if volume.kind == "home":
+        labels[f"{PREFIX}user"] = label_value(held.user_name)
+        annotations[f"{PREFIX}user"] = held.user_name
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {
-            "name": home_claim_name(held, hub_id),
-            "labels": {
-                nodes.HUB_LABEL: hub_id,
-                f"{PREFIX}workspace": label_value(held.workspace),
-                f"{PREFIX}user": label_value(held.user_name),
-            },
-            "annotations": {f"{PREFIX}workspace": held.workspace},
-        },
+        "metadata": {"name": claim_name(volume, hub_id), "labels": labels, "annotations": annotations},
         "spec": spec,
     }

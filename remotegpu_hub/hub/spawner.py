@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -21,12 +21,12 @@ from traitlets import Unicode
 
 from .. import choices, words
 from ..db import begin
-from ..domain import allocations, environments, users, workspaces
+from ..domain import allocations, environments, users, volumes, workspaces
 from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
 from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, StartFailed, Unavailable
-from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, User
+from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, User, Volume
 from ..runtime import Runtime, utcnow
 from . import form
 from .wiring import overwritten
@@ -64,6 +64,16 @@ class HeldPort:
 
 
 @dataclass(frozen=True)
+class HeldVolume:
+    """Storage that the run sees."""
+
+    kind: str
+    """`home` or `shared`."""
+    id: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Held:
     """What admission gave, as plain values for the pod or process that is made from it."""
 
@@ -86,6 +96,7 @@ class Held:
     cpu_millis: int
     memory_bytes: int
     ports: tuple[HeldPort, ...]
+    volumes: tuple[HeldVolume, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -293,7 +304,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
                 actor=caller.actor, now=now, busy_ports=busy, same_inside=self.same_inside,
             ).id  # fmt: skip
         with begin(runtime.engine, read_only=True) as session:
-            return _held(session.get_one(Allocation, allocation_id, options=_HELD))
+            run = session.get_one(Allocation, allocation_id, options=_HELD)
+            there = volumes.of_run(session, user_id=run.user_id, workspace_id=run.workspace_id)
+            return _held(run, [there[kind] for kind in runtime.rules.volumes])
 
     @contextlib.contextmanager
     def _reading_as(self, caller: Caller, now: datetime) -> Iterator[tuple[Session, User]]:
@@ -561,7 +574,7 @@ _HELD = (
 )
 
 
-def _held(allocation: Allocation) -> Held:
+def _held(allocation: Allocation, storage: Sequence[Volume]) -> Held:
     return Held(
         allocation_id=allocation.id,
         attempt=allocation.attempt,
@@ -581,6 +594,7 @@ def _held(allocation: Allocation) -> Held:
         cpu_millis=allocation.cpu_millis,
         memory_bytes=allocation.memory_bytes,
         ports=tuple(HeldPort(one.service.value, one.internal_port, one.external_port) for one in allocation.ports),
+        volumes=tuple(HeldVolume(one.kind.value, one.id, one.size_bytes) for one in storage),
     )
 
 

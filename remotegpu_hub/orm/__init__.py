@@ -33,6 +33,8 @@ from .work import (
     EnvironmentState,
     PortMapping,
     PortService,
+    Volume,
+    VolumeKind,
 )
 
 __all__ = [
@@ -80,6 +82,8 @@ __all__ = [
     "UTCDateTime",
     "User",
     "Visibility",
+    "Volume",
+    "VolumeKind",
     "Workspace",
     "WorkspaceKind",
     "WorkspaceStatus",

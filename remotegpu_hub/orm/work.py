@@ -228,3 +228,36 @@ class PortMapping(HasId, Base):
         CheckConstraint("internal_port BETWEEN 1 AND 65535", name="internal_port_exists"),
         NO_REUSE,
     )
+
+
+class VolumeKind(StrEnum):
+    HOME = "home"
+    """Of one user in one workspace."""
+    SHARED = "shared"
+    """Of a workspace."""
+
+
+class Volume(HasId, Base):
+    """Storage that outlives runs. Its size counts against the storage quota as long as it is there, and only grows."""
+
+    __tablename__ = PREFIX + "volumes"
+    kind: Mapped[VolumeKind] = mapped_column(one_of(VolumeKind))
+    workspace_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "workspaces.id"))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey(PREFIX + "users.id"), index=True)
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "uq_remotegpu_volumes_live",
+            "workspace_id",
+            text("coalesce(user_id, 0)"),
+            "kind",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        CheckConstraint("(kind = 'home') = (user_id IS NOT NULL)", name="homes_have_a_user"),
+        *not_negative(["size_bytes"]),
+        NO_REUSE,
+    )

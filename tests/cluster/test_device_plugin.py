@@ -16,7 +16,7 @@ from . import device_plugin
 from .device_plugin import API, M, encode
 
 PROGRAM = str(Path(device_plugin.__file__))
-SOON = 5
+SOON = 60
 GPU = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -50,6 +50,16 @@ def test_a_pod_runs_where_admission_chose_with_what_it_holds_and_leaves_only_its
     assert kept["metadata"]["uid"] == home["metadata"]["uid"], "the home volume stays"
 
 
+def test_a_home_outlives_the_run_and_counts_against_the_storage_quota(hub: KubeHub):
+    hub.start_server("bob", {"image": hub.image("writer")})
+    hub.stop_server("bob")
+    life = hub.start_server("bob", {"image": hub.image("writer")})
+    assert life.env["REMOTEGPU_FOUND_AT_HOME"] == "1", "what the first run wrote is there"
+    assert hub.held_storage("bob") == 2**30
+    claims = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
+    assert {one["metadata"]["annotations"]["remotegpu-hub/user"] for one in claims} >= {"bob"}
+
+
 def test_who_holds_no_gpu_sees_none(hub: KubeHub):
     life = hub.start_server("alice")
     assert life.env["NVIDIA_VISIBLE_DEVICES"] == "void"

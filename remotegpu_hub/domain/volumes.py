@@ -1,0 +1,80 @@
+"""Storage that outlives runs: a home for each user in each workspace, and one that a workspace shares. A size only ever
+grows; it counts against the storage quota until the volume is deleted."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from ..errors import Conflict, NotFound
+from ..orm import ENDED, Allocation, Volume, VolumeKind
+from .audit import Actor, record
+
+Sizes = Mapping[VolumeKind, int]
+"""Bytes that a volume of each kind has at least; what is not named is not made."""
+
+
+def of_run(session: Session, *, user_id: int, workspace_id: int) -> dict[VolumeKind, Volume]:
+    """The volumes that a run of this user in this workspace sees."""
+    rows = session.scalars(
+        select(Volume).where(
+            Volume.workspace_id == workspace_id,
+            or_(Volume.user_id == user_id, Volume.user_id.is_(None)),
+            Volume.deleted_at.is_(None),
+        )
+    )
+    return {volume.kind: volume for volume in rows}
+
+
+def lacking(there: Mapping[VolumeKind, Volume], sizes: Sizes) -> dict[VolumeKind, int]:
+    """Bytes that are still to be made of each kind."""
+    missing = {kind: size - (there[kind].size_bytes if kind in there else 0) for kind, size in sizes.items()}
+    return {kind: size for kind, size in missing.items() if size > 0}
+
+
+def ensure(
+    session: Session,
+    *,
+    user_id: int,
+    workspace_id: int,
+    there: Mapping[VolumeKind, Volume],
+    sizes: Sizes,
+    actor: Actor,
+    now: datetime,
+) -> None:
+    """Make what is missing and let grow what is too small. The quota was checked, with user and workspace locked."""
+    for kind in lacking(there, sizes):
+        volume = there.get(kind)
+        if volume is None:
+            owner = user_id if kind == VolumeKind.HOME else None
+            volume = Volume(
+                kind=kind, workspace_id=workspace_id, user_id=owner, size_bytes=sizes[kind], created_at=now
+            )  # fmt: skip
+            session.add(volume)
+        before = {"size_bytes": volume.size_bytes} if volume.id else None
+        volume.size_bytes = sizes[kind]
+        session.flush()
+        record(session, actor=actor, action="volume.size", entity="volume", entity_id=volume.id, now=now,
+               before=before, after={"size_bytes": sizes[kind]}, kind=kind.value)  # fmt: skip
+
+
+def delete(session: Session, *, volume_id: int, actor: Actor, now: datetime) -> Volume:
+    """Give a volume up, with all that is in it. Raises: NotFound, Conflict while a run sees it."""
+    volume = session.get(Volume, volume_id, with_for_update=True)
+    if volume is None or volume.deleted_at is not None:
+        raise NotFound("The volume")
+    seen = select(Allocation.id).where(Allocation.workspace_id == volume.workspace_id, Allocation.state != ENDED)
+    if volume.user_id is not None:
+        seen = seen.where(Allocation.user_id == volume.user_id)
+    if session.scalar(seen.limit(1)) is not None:
+        raise Conflict("An environment that runs uses the volume: stop it first.")
+    volume.deleted_at = now
+    session.flush()
+    record(session, actor=actor, action="volume.delete", entity="volume", entity_id=volume.id, now=now)
+    return volume
+
+
+def deleted(session: Session) -> set[int]:
+    """Volumes that were given up, of which something may still be there."""
+    return set(session.scalars(select(Volume.id).where(Volume.deleted_at.is_not(None))))
