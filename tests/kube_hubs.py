@@ -56,6 +56,8 @@ if sys.argv[1] == "hungry":
     threading.Thread(target=eat, daemon=True).start()
 if sys.argv[1] == "writer":
     note = os.path.expanduser("~/note")
+    while not os.access(os.path.dirname(note), os.W_OK):
+        time.sleep(0.05)
     os.environ["REMOTEGPU_FOUND_AT_HOME"] = str(int(os.path.exists(note)))
     open(note, "w").close()
 """
