@@ -60,6 +60,14 @@ class Site(Protocol):
         """The pools whose hosts it lists whole."""
 
     @property
+    def hosts_changed(self) -> asyncio.Event | None:
+        """Set when what the hosts have may have changed, where the site tells such news."""
+
+    @property
+    def runs_changed(self) -> asyncio.Event | None:
+        """Set when a run may have ended."""
+
+    @property
     def vanished(self) -> tuple[str, str]:
         """What it means when nothing of a run is there any more: one of `orm.EndReason`, and a sentence or nothing."""
 
@@ -74,6 +82,8 @@ class Site(Protocol):
     async def remove_volumes(self, volume_ids: Collection[int]) -> None:
         """Remove what is still there of volumes that were given up."""
 
+    async def close(self) -> None: ...
+
 
 def box(runtime: Runtime) -> Box:
     """This machine, as the hub's settings describe it."""
@@ -87,6 +97,19 @@ def box(runtime: Runtime) -> Box:
         simulated_gpus=settings.simulated_gpus,
         other_users=settings.other_users,
     )
+
+
+def site_of(runtime: Runtime) -> Site:
+    """Where this hub's runs live."""
+    settings = runtime.settings
+    if settings.local:
+        return box(runtime)
+    import kubernetes.aio  # tens of megabytes: only where there is a cluster
+    from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
+
+    from .clients.cluster import Cluster
+
+    return Cluster(kubernetes.aio, hub_id=settings.hub_id, namespace=settings.namespace, pools=runtime.pools)
 
 
 class Fault(StrEnum):
@@ -329,14 +352,11 @@ def _at_it(one: Snapshot, lives: bool, looked_at: datetime, start_grace: timedel
     return lives or (one.seen_at is not None and one.seen_at > looked_at - END_GRACE)
 
 
-async def reconcile(
-    runtime: Runtime, servers: Callable[[], Awaitable[list[Server]]], site: Site | None = None
-) -> list[Repair]:
-    """Compare and repair once, by default on this machine. Without the hub's word and the site's nothing is decided.
+async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Server]]], site: Site) -> list[Repair]:
+    """Compare and repair once. Without the hub's word and the site's nothing is decided.
 
     Raises: Unavailable when hub, site or database cannot be asked.
     """
-    site = site or box(runtime)
     names = await asyncio.to_thread(_names, runtime)
     known = await servers()
     looked_at = utcnow()

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from remotegpu_hub import db, migrations
 
 from . import postgres as pg
-from .cluster.cluster import ClusterMissing, LocalCluster, running
+from .cluster.cluster import ClusterMissing, LocalCluster, found_or_started
 from .prove import Prove
 
 TEMPLATE = "remotegpu_template"
@@ -76,12 +76,8 @@ def postgres() -> Iterator[pg.Postgres]:
 @pytest.fixture(scope="session")
 def test_cluster() -> Iterator[LocalCluster]:
     """A real Kubernetes with a kubelet, of this test run."""
-    given = os.environ.get("REMOTEGPU_TEST_CLUSTER")
-    if given:
-        yield LocalCluster(f"{given}/kubeconfig", "127.0.0.1:15000", Path(given))
-        return
     try:
-        with running() as cluster:
+        with found_or_started() as cluster:
             yield cluster
     except ClusterMissing as missing:
         pytest.skip(f"NO KUBERNETES, so nothing is shown about it: {missing}")

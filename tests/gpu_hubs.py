@@ -222,6 +222,7 @@ class GpuHub(RealHub):
         **given: Any,
     ) -> None:
         """`before` and `after` stand above and below `configure(c)`; `python` runs the small servers."""
+        self.gpus, self.model_of_gpus = gpus, A100
         self.runs = folder.resolve() / "runs"
         self.runs.mkdir(parents=True, exist_ok=True)
         self.members = members
@@ -294,6 +295,10 @@ configure(c)
         self.with_site(lambda site: workers.sync(self.runtime, site))
 
     # servers
+
+    def image(self, how: str) -> str:
+        """The image whose server behaves like this."""
+        return f"local:{how}"
 
     def path(self, user: str, server: str = "") -> str:
         return f"users/{user}/servers/{server}" if server else f"users/{user}/server"

@@ -75,11 +75,13 @@ class KubeHub(GpuHub):
         *,
         members: Sequence[str] = ("alice", "bob"),
         namespace: str | None = None,
+        configured: bool = True,
         **given: Any,
     ) -> None:
-        """Images are called after how their server behaves; all are one image of the registry."""
+        """Without `configured` it is plain KubeSpawner, for comparison. Images are called after how their server behaves; all are one image of the registry."""
         folder = folder.resolve()
-        self.cluster, self.members = cluster, members
+        self.cluster, self.members, self.configured = cluster, members, configured
+        self.gpus, self.model_of_gpus = 8, A100
         self.guest = namespace is not None
         """The namespace is another hub's."""
         self.namespace = namespace or f"hub-{uuid4().hex[:8]}"
@@ -108,8 +110,7 @@ class KubeHub(GpuHub):
             for number, how in enumerate((*HOWS, "hungry", "writer"))
         }
         images[self.image("missing")] = {**images[self.image("plain")], "digest": "sha256:" + "0" * 64}
-        ours = f"""
-from remotegpu_hub.configure import configure
+        common = f"""
 c.JupyterHub.hub_ip = "{cluster.address}"
 c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
 c.KubeSpawner.namespace = "{self.namespace}"
@@ -119,6 +120,11 @@ c.KubeSpawner.volume_mounts = {volume_mounts!r}
 c.KubeSpawner.uid = 1000
 c.KubeSpawner.delete_grace_period = 1
 c.KubeSpawner.start_timeout = 60
+c.Spawner.poll_interval = 1
+c.Spawner.http_timeout = 20
+"""
+        ours = f"""
+from remotegpu_hub.configure import configure
 c.RemoteGPUKubeSpawner.unschedulable_seconds = 3
 c.RemoteGPU.port_ranges = {{"tensorboard": (31000, 31009), "custom": (31010, 31019)}}
 c.RemoteGPU.pools = [{{"name": "gpus", "simulated": True}}]
@@ -126,14 +132,19 @@ c.RemoteGPU.default_cpu, c.RemoteGPU.default_memory = "0.1", "128M"
 c.RemoteGPU.images = {images!r}
 c.RemoteGPU.home_size = "1G"
 c.RemoteGPU.personal_quota = {{"cpu": "1", "memory": "1G", "environments": 3}}
-c.Spawner.poll_interval = 1
-c.Spawner.http_timeout = 20
 {before}
 configure(c)
 """
         self.kubeconfig = folder / "kubeconfig"
-        RealHub.__init__(self, folder, ours, environment={"KUBECONFIG": str(self.kubeconfig)}, **given)
+        self.plain_image = images[self.image("plain")]
+        self._common = common
+        text = common + (ours if configured else before)
+        RealHub.__init__(self, folder, text, environment={"KUBECONFIG": str(self.kubeconfig)}, **given)
         self.api_url = self.api_url.replace("127.0.0.1", cluster.address)
+
+    def reconfigure(self, more: str) -> None:
+        """Of a plain hub: what stands below the common part."""
+        self.configure(self._common + more)
 
     def image(self, how: str) -> str:
         return f"{self.cluster.registry}/{IMAGE}:{how}"
@@ -145,7 +156,10 @@ configure(c)
 
     def start(self, timeout_seconds: float = 60) -> None:
         asyncio.run(self._prepare())
-        super().start(timeout_seconds)
+        if self.configured:
+            super().start(timeout_seconds)
+        else:
+            RealHub.start(self, timeout_seconds)
 
     def seed(self) -> None:
         super().seed()
@@ -220,8 +234,9 @@ configure(c)
         finally:
             await cluster.close()
 
-    def until(self, true: Callable[[], Any], what: str, seconds: float = 60) -> None:
-        """Look less often than at processes: each look asks the cluster or the hub."""
+    def until(self, true: Callable[[], Any], what: str, seconds: float = 150) -> None:
+        """Look less often than at processes: each look asks the cluster or the hub. A kubelet of 1.20 sometimes takes a
+        minute until it says that a pod is gone."""
         deadline = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}\n{self.shown()}\n{self.log_tail()}"
@@ -231,6 +246,15 @@ configure(c)
         lines = self.log.read_text().splitlines()
         dull = ("ConfigProxy", "Setting new xsrf", "GET /hub/")
         return "\n".join([line for line in lines if not any(word in line for word in dull)][-60:])
+
+    def until_free(self, user: str, server: str = "", *, seconds: float = 150) -> None:
+        super().until_free(user, server, seconds=seconds)
+
+    def stop_all(self) -> list[str]:
+        """For the next test: without waiting for what the kubelet says."""
+        for pod in self.pods():
+            self.kube(lambda kube, name=pod["metadata"]["name"]: kube.delete(PODS, name, self.namespace, grace=0))
+        return super().stop_all()
 
     def pods(self) -> list[dict[str, Any]]:
         labels = f"{HUB_LABEL}={self.hub_id}"

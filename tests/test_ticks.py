@@ -115,7 +115,10 @@ class Box:
         async def answer() -> list[Server]:
             return list(servers)
 
-        return {one.allocation_id: one.fault for one in asyncio.run(reconcile(self.runtime, answer))}
+        return {
+            one.allocation_id: one.fault
+            for one in asyncio.run(reconcile(self.runtime, answer, workers.box(self.runtime)))
+        }
 
     def close(self) -> None:
         for process in self.started:
@@ -218,7 +221,7 @@ def test_without_the_hubs_word_nothing_is_decided(box: Box) -> None:
         raise Unavailable("The hub does not answer.")
 
     with pytest.raises(Unavailable):
-        asyncio.run(reconcile(box.runtime, silent))
+        asyncio.run(reconcile(box.runtime, silent, workers.box(box.runtime)))
     assert [one.state for one in world.open_runs()] == [AllocationState.ACTIVE]
     assert world.allocation(run.attempt).seen_at == run.seen_at
 

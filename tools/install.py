@@ -164,6 +164,32 @@ def system_packages() -> None:
             print(f"set-up: !!! {name} IS NOT INSTALLED. Skipped for that: {skipped}.", flush=True)
 
 
+KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")
+SKIPPED_WITHOUT = "every test that starts a cluster (tests/hub/test_kube.py and more)"
+
+
+def has_kubernetes() -> bool:
+    folder = Path(os.environ.get("KUBEBUILDER_ASSETS") or Path.home() / ".cache/remotegpu-test-cluster/k8s-1.20.2")
+    peers = ("etcd", "containerd", "runc", "docker-registry", "htpasswd", "iptables")
+    return all((folder / name).exists() for name in KUBERNETES) and all(shutil.which(name) for name in peers)
+
+
+def kubernetes() -> None:
+    """Build the test cluster's binaries once from Debian's source, under root, into a cache outside the checkout."""
+    if not has_kubernetes() and os.geteuid() == 0 and shutil.which("apt-get"):
+        with step("Kubernetes for the tests (five minutes the first time)"):
+            try:
+                run(
+                    [str(ROOT / "tests" / "cluster" / "assets.sh")],
+                    failed="Kubernetes could not be built",
+                    timeout=1800,
+                )
+            except (Trouble, subprocess.TimeoutExpired) as error:
+                print(f"set-up: {error}", file=sys.stderr)
+    if not has_kubernetes():
+        print(f"set-up: !!! KUBERNETES IS NOT INSTALLED. Skipped for that: {SKIPPED_WITHOUT}.", flush=True)
+
+
 def main(arguments: list[str]) -> int:
     if arguments not in (["demo"], ["test"]):
         print("say `setup.py demo` or `setup.py test`", file=sys.stderr)
@@ -176,6 +202,7 @@ def main(arguments: list[str]) -> int:
             proxy()
             if arguments == ["test"]:
                 system_packages()
+                kubernetes()
     except Trouble as trouble:
         print(trouble, file=sys.stderr)
         return 1

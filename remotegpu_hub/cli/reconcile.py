@@ -37,8 +37,9 @@ _spawners = table("spawners", column("user_id"), column("server_id"), column("na
 class Reconcile(Command):
     name = "reconcile"
     description = (
-        "Compare what is held with what really runs on this machine, once, and repair: what ended is given back, what "
-        "nobody holds is stopped. The hub's own service does this each minute. While the hub is down, its tables say "
+        "Compare what is held with what really runs, here or on the hub's cluster, once, and repair: what ended is "
+        "given back, what nobody holds is stopped. The hub's own service does this each minute. While the hub is down, "
+        "its tables say "
         "which servers it knows; while it runs, it is asked: put an admin's API token into the env var "
         f"{TOKEN_VARIABLE} (and the hub's API address into {URL_VARIABLE}, where it is not the configured one)."
     )
@@ -78,7 +79,7 @@ class Reconcile(Command):
         ):
             raise Refused("The hub's service reconciles right now. Try again in a minute.")
         try:
-            return asyncio.run(workers.reconcile(runtime, servers))
+            return asyncio.run(_pass(runtime, servers))
         finally:
             workers.end_lease(self.engine, name="reconcile", holder=me, now=utcnow())
             runtime.engine.dispose()
@@ -107,6 +108,14 @@ class Reconcile(Command):
             raise Refused(f"{left} of {len(rows)} could not be put right.")
 
 
+async def _pass(runtime: Runtime, servers: Callable[[], Awaitable[list[Server]]]) -> list[Repair]:
+    site = workers.site_of(runtime)
+    try:
+        return await workers.reconcile(runtime, servers, site)
+    finally:
+        await site.close()
+
+
 def _outcome(repair: Repair, still: set[int]) -> str:
     if repair.fault == Fault.UNKNOWN:
         return "left alone"
@@ -124,8 +133,6 @@ def _settings(place: Place) -> Settings:
             f"The hub was started with the database {shown(place.running.db_url)}, but {place.source} names "
             f"{place.shown}: name the configuration that the hub was started with."
         )
-    if not place.running.local:
-        raise Refused("The environments of this hub are not processes of this machine.")
     return place.running
 
 

@@ -29,6 +29,9 @@ class Box:
     def pools(self) -> list[str]:
         return [POOL]
 
+    hosts_changed = None
+    runs_changed = None
+
     @property
     def vanished(self) -> tuple[str, str]:
         return "exited", ""
@@ -59,3 +62,6 @@ class Box:
 
     async def remove_volumes(self, volume_ids: Collection[int]) -> None:
         """Nothing: homes of this machine are its system users' own."""
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -1,6 +1,7 @@
 """Environments as pods of a Kubernetes cluster: our mixin on KubeSpawner. What the pod is, `pod` says; what its status
 means, `clients.pods`."""
 
+import asyncio
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -22,6 +23,9 @@ from ..runtime import utcnow
 from . import pod as builder
 from .spawner import Held, HeldVolume, RemoteGPUMixin, Run
 
+LOOK_SECONDS = 0.3
+LOOKS_BEFORE_ASKING = 10
+"""How often a stop looks at what the watch tells, before it asks the cluster itself."""
 _AWAY = (ApiException, aiohttp.ClientError, OSError, TimeoutError, Unavailable)
 """What the cluster's absence raises, in KubeSpawner's code and in ours."""
 
@@ -242,24 +246,47 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                 return EndReason.EVICTED, f"The cluster took its place away: {event['message']}"
         return EndReason.POD_DELETED, "Its pod was deleted by somebody outside this hub."
 
-    async def _make_delete_pod_request(
-        self, pod_name: str, delete_options: Any, grace_seconds: int, request_timeout: float
-    ) -> bool:
-        """Remove the pod, noting until when it ran for certain."""
+    async def stop(self, now: bool = False) -> None:
+        """Remove the pod and wait until it is gone, as the watch tells or, should that be deaf, the cluster itself.
+
+        Never at once, as KubeSpawner does for `now`: that takes the pod off the list while its processes may run on.
+        Raises: TimeoutError, Unavailable.
+        """
+        self._note_stop()
+        await self._start_watching_pods()
+        key = f"{self.namespace}/{self.pod_name}"
+        async with asyncio.timeout(self.start_timeout):
+            if not await self._remove_pod(max(int(self.delete_grace_period), 1)):
+                self.pod_reflector.pods.pop(key, None)
+            looks = 0
+            while key in self.pod_reflector.pods:
+                await asyncio.sleep(LOOK_SECONDS)
+                looks += 1
+                if looks % LOOKS_BEFORE_ASKING == 0 and not await self._exists():
+                    self.pod_reflector.pods.pop(key, None)
+
+    async def _exists(self) -> bool:
+        try:
+            await self.cluster.get(PODS, self.pod_name, self.namespace)
+        except NotFound:
+            return False
+        return True
+
+    async def _remove_pod(self, grace_seconds: int) -> bool:
+        """Ask for its removal, noting until when it ran for certain; False where nothing of ours has the name."""
         run = self._run
         try:
-            pod = await self.cluster.get(PODS, pod_name, self.namespace)
+            pod = await self.cluster.get(PODS, self.pod_name, self.namespace)
         except NotFound:
-            return True
+            return False
         if (pod["metadata"].get("labels") or {}).get(HUB_LABEL) != self._hub_id:
-            return True
+            return False
         if run is not None and run.ended_at is None and run.active:
             seen = pods.run_of(pod, node_ready=True)
             run.ended_at = seen.ended_at if seen.over else utcnow()
-        await self.cluster.delete(
-            PODS, pod_name, self.namespace, uid=pod["metadata"]["uid"], grace=int(grace_seconds)
-        )  # fmt: skip
-        return True
+        return await self.cluster.delete(
+            PODS, self.pod_name, self.namespace, uid=pod["metadata"]["uid"], grace=grace_seconds
+        )
 
     async def clear(self, run: Run) -> bool:
         """Remove whatever of the run is left; True when the cluster says that no pod of it is."""

@@ -372,9 +372,12 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     # the end
 
     async def stop(self, now: bool = False) -> None:
+        self._note_stop()
+        await super().stop(now)
+
+    def _note_stop(self) -> None:
         if self._run is not None and self._run.reason is None:
             self._run.reason = EndReason.USER if self._run.active else EndReason.FAILED
-        await super().stop(now)
 
     def run_post_stop_hook(self) -> Any:
         """The hub also calls this while the process lives (a stop or a poll that raised): nothing is given back here

@@ -21,6 +21,9 @@ NODE = "gpu-node-a"
 BRIDGE_ADDRESS = "10.88.8.1"
 REGISTRY_USER, REGISTRY_PASSWORD = "robot", "secret"
 
+sys.path.insert(0, str(HERE.parent.parent / "tools"))
+from install import has_kubernetes  # noqa: E402
+
 
 class ClusterMissing(Exception):
     """No cluster can be had here; the text says why."""
@@ -71,12 +74,26 @@ def _encoded(text: str) -> str:
 
 
 @contextmanager
+def found_or_started() -> Iterator[LocalCluster]:
+    """The one whose folder REMOTEGPU_TEST_CLUSTER names (what `STATE=… up.sh` started), else a new one.
+
+    Raises: ClusterMissing.
+    """
+    given = os.environ.get("REMOTEGPU_TEST_CLUSTER")
+    if given:
+        yield LocalCluster(f"{given}/kubeconfig", "127.0.0.1:15000", Path(given))
+        return
+    with running() as cluster:
+        yield cluster
+
+
+@contextmanager
 def running() -> Iterator[LocalCluster]:
     """Start one and stop it at the end. Raises: ClusterMissing."""
     if os.geteuid() != 0:
         raise ClusterMissing("starting one needs root")
-    if not shutil.which("apt-get"):
-        raise ClusterMissing("its parts come from Debian's packages, and there is no apt-get")
+    if not has_kubernetes():
+        raise ClusterMissing("its binaries are not there: `make test` as root builds them (tests/cluster/assets.sh)")
     state = Path(tempfile.mkdtemp(prefix="remotegpu-cluster-"))
     environment = {**os.environ, "STATE": str(state), "PYTHON": sys.executable}
     started = subprocess.run([HERE / "up.sh"], env=environment, capture_output=True, text=True)

@@ -21,7 +21,7 @@ from sqlalchemy import select
 
 from remotegpu_hub import workers
 from remotegpu_hub.orm import AllocationState, EndReason, HostModel
-from tests.gpu_hubs import A100, GPUS, GpuHub
+from tests.gpu_hubs import GpuHub
 
 USERS = ("alice", "bob", "carol", "dave")
 IMAGES = ("plain", "plain", "deaf", "family", "stubborn")
@@ -67,9 +67,9 @@ class Busy:
                 idle.set()
                 continue
             idle.clear()
-            wish: dict[str, Any] = {"workspace": "lab", "image": f"local:{chance.choice(IMAGES)}"}
+            wish: dict[str, Any] = {"workspace": "lab", "image": self.hub.image(chance.choice(IMAGES))}
             count = chance.randrange(3)
-            wish |= {"gpu_model": A100 if count else "", "gpus": count}
+            wish |= {"gpu_model": self.hub.model_of_gpus if count else "", "gpus": count}
             with suppress(httpx.HTTPError):
                 self.hub.ask(user, wish)
             self._pause(chance.choice([0.0, chance.uniform(0, 0.5), chance.uniform(0, 3)]))
@@ -146,28 +146,33 @@ def hub_on(database: str, folder: Path, request: pytest.FixtureRequest) -> Itera
 def test_killed_at_any_moment_nothing_leaks_and_nobody_pays_for_what_did_not_run(
     tmp_path: Path, request: pytest.FixtureRequest, record_property: Any, database: str, kills: int
 ) -> None:
-    chance = random.Random(SEED)
     tally = Tally(database)
     with hub_on(database, tmp_path, request) as hub:
-        with Busy(hub, SEED) as users:
-            for _ in range(kills):
-                users.going.set()
-                wait_for_a_moment(hub, chance)
-                kill_everything_of_ours(hub, chance)
-                killed_at = time.monotonic()
-                users.going.clear()
-                tally.kills += 1
-                tally.interrupted.update(run.state.value for run in hub.open_runs())
-                tally.cut_short |= {run.id for run in hub.open_runs() if run.state == AllocationState.ENDING}
-                users.rest()
-                hub.start()
-                repair_and_check(hub, tally, killed_at)
-        hub.stop_all()
-        hub.check()
-        assert hub.used() == (0, 0)
-        check_ledger(hub, tally)
-        tally.repairs.update(entry.detail["fault"] for entry in hub.world.audit("allocation.repair"))
+        kill_often(hub, tally, kills)
     report(tally, record_property)
+
+
+def kill_often(hub: GpuHub, tally: Tally, kills: int) -> None:
+    """Kill at random moments while users start and stop, and check after each."""
+    chance = random.Random(SEED)
+    with Busy(hub, SEED) as users:
+        for _ in range(kills):
+            users.going.set()
+            wait_for_a_moment(hub, chance)
+            kill_everything_of_ours(hub, chance)
+            killed_at = time.monotonic()
+            users.going.clear()
+            tally.kills += 1
+            tally.interrupted.update(run.state.value for run in hub.open_runs())
+            tally.cut_short |= {run.id for run in hub.open_runs() if run.state == AllocationState.ENDING}
+            users.rest()
+            hub.start()
+            repair_and_check(hub, tally, killed_at)
+    hub.stop_all()
+    hub.check()
+    assert hub.used() == (0, 0)
+    check_ledger(hub, tally)
+    tally.repairs.update(entry.detail["fault"] for entry in hub.world.audit("allocation.repair"))
 
 
 def repair_and_check(hub: GpuHub, tally: Tally, killed_at: float) -> None:
@@ -179,7 +184,7 @@ def repair_and_check(hub: GpuHub, tally: Tally, killed_at: float) -> None:
     assert hub.reconcile() == []
     (usable, used) = hub.world.read(select(HostModel.usable, HostModel.used))[0]
     held = sum(run.gpu_slots for run in hub.open_runs())
-    assert (usable, used) == (GPUS, held)
+    assert (usable, used) == (hub.gpus, held)
     hub.until(
         lambda: all(bool(hub.model(user).get("ready")) == bool(hub.held_by(user)) for user in USERS),
         "the hub knows exactly what runs",

@@ -217,6 +217,34 @@ def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_i
     assert hub.run_of("alice").end_reason == EndReason.USER
 
 
+def test_a_start_waits_for_an_api_server_that_is_away_for_a_while(hub: KubeHub, frozen_api: int):
+    os.kill(frozen_api, signal.SIGSTOP)
+    answer = hub.ask("alice", {"workspace": "lab", "image": hub.image("plain"), "gpus": 1, "gpu_model": A100})
+    assert answer.status_code == 202, "it is on its way"
+    assert hub.model("alice")["pending"] == "spawn"
+    os.kill(frozen_api, signal.SIGCONT)
+    hub.until(lambda: hub.model("alice").get("ready"), "it runs after all", seconds=90)
+
+
+def test_what_runs_on_a_silent_node_is_neither_ended_nor_billed(hub: KubeHub, test_cluster: LocalCluster):
+    hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
+    kubelet = test_cluster.pid("kubelet")
+    os.kill(kubelet, signal.SIGSTOP)
+    try:
+        hub.until(lambda: hub.host_status() == "offline", "the node is silent", seconds=120)
+        hub.reconcile()
+        seen_at = hub.run_of("alice").seen_at
+        time.sleep(2)
+        assert hub.reconcile() == []
+        assert hub.run_of("alice").seen_at == seen_at, "nobody saw it run"
+        assert hub.run_of("alice").state == AllocationState.ACTIVE
+    finally:
+        os.kill(kubelet, signal.SIGCONT)
+    hub.until(lambda: hub.host_status() == "online", "the node is back", seconds=60)
+    hub.reconcile()
+    assert hub.run_of("alice").seen_at > seen_at, "it ran all the time"
+
+
 def test_an_api_server_that_is_away_when_the_hub_starts_ends_nothing(hub: KubeHub, frozen_api: int):
     hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
     uid = hub.pod_of("alice")["metadata"]["uid"]

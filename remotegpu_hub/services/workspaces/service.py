@@ -1,6 +1,5 @@
 """Routes and ticks of the service `workspaces`."""
 
-import asyncio
 import os
 from collections.abc import Awaitable
 from typing import Any
@@ -108,7 +107,7 @@ def _environment(session: Session, one: Any) -> dict[str, Any]:
 
 def ticks(runtime: Runtime) -> list[Awaitable[None]]:
     hub = HubClient(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
-    site, news_of_hosts, news_of_runs = _site(runtime)
+    site = workers.site_of(runtime)
 
     async def sync() -> None:
         await workers.sync(runtime, site)
@@ -119,25 +118,9 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
         await workers.forget_refused(runtime, hub.forget_server)
 
     return [
-        workers.every(runtime, "sync", workers.SYNC_SECONDS, sync, news_of_hosts),
-        workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile, news_of_runs),
+        workers.every(runtime, "sync", workers.SYNC_SECONDS, sync, site.hosts_changed),
+        workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile, site.runs_changed),
     ]
-
-
-def _site(runtime: Runtime) -> tuple[workers.Site, asyncio.Event | None, asyncio.Event | None]:
-    """Where runs live, and what tells that something changed there."""
-    settings = runtime.settings
-    if settings.local:
-        return workers.box(runtime), None, None
-    import kubernetes.aio  # tens of megabytes: only where there is a cluster
-    from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
-
-    from ...clients.cluster import Cluster
-
-    cluster = Cluster(
-        kubernetes.aio, hub_id=settings.hub_id, namespace=settings.namespace, pools=runtime.pools
-    )  # fmt: skip
-    return cluster, cluster.hosts_changed, cluster.runs_changed
 
 
 def main() -> None:
