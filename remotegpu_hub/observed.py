@@ -62,6 +62,8 @@ class Run:
     """Why it ended or is about to, one of `orm.EndReason`, where that is known."""
     message: str = ""
     """The same for people: an English sentence that `words` translates."""
+    gpu_uuids: tuple[str, ...] = ()
+    """The devices that it was given, where whatever runs it tells."""
 
 
 @dataclass(frozen=True)

@@ -391,6 +391,11 @@ def _compare(
     with begin(runtime.engine) as session:
         allocations.seen(session, allocation_ids=alive, at=looked_at)
     with begin(runtime.engine, read_only=True) as session:
+        unknown = allocations.without_learned_gpus(session)
+    for few in _few([run for run in runs if run.gpu_uuids and run.allocation_id in unknown]):
+        with begin(runtime.engine) as session:
+            allocations.learn_gpus(session, uuids={run.allocation_id: run.gpu_uuids for run in few})
+    with begin(runtime.engine, read_only=True) as session:
         open_runs = allocations.open_runs(session)
         ended_ids = allocations.known_ids(session, allocation_ids=[run.allocation_id for run in runs])
     return compare(

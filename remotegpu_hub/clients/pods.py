@@ -122,7 +122,21 @@ def run_of(pod: Object, *, node_ready: bool) -> Run:
         ended_at=moment((state.get("terminated") or {}).get("finishedAt")),
         reason=found.reason if found and (over or found.final) else "",
         message=found.text.format(said=found.said) if found and (over or found.final) else "",
+        gpu_uuids=_gpu_uuids(pod, own),
     )
+
+
+def _gpu_uuids(pod: Object, container: Object) -> tuple[str, ...]:
+    """Which devices the pod was given: as the kubelet tells from 1.31 on (its feature ResourceHealthStatus), or as HAMi
+    notes, `UUID,NVIDIA,memory,cores:;`. A time-sliced device is told as `UUID::number`."""
+    told = [
+        str(one["resourceID"]).split("::", 1)[0]
+        for part in container.get("allocatedResourcesStatus") or ()
+        for one in part.get("resources") or ()
+    ]
+    noted = (pod["metadata"].get("annotations") or {}).get("hami.io/vgpu-devices-allocated", "")
+    told += [part.split(",", 1)[0] for part in noted.replace(";", ":").split(":") if "," in part]
+    return tuple(dict.fromkeys(told))
 
 
 def moment(text: str | None) -> datetime | None:

@@ -1,7 +1,7 @@
 """One run of an environment: admit (hold), activate (it runs), mark_ending, release (confirmed gone), and the
 comparison of what the database says with what really runs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -266,6 +266,29 @@ def seen(session: Session, *, allocation_ids: Collection[int], at: datetime) -> 
         .values(seen_at=moment)
         .execution_options(synchronize_session=False)
     )
+
+
+def without_learned_gpus(session: Session) -> set[int]:
+    """Open runs of whose devices it is not known which ones they were given."""
+    return set(
+        session.scalars(
+            select(AllocationSlot.allocation_id).where(AllocationSlot.open, AllocationSlot.observed_uuid.is_(None))
+        )
+    )
+
+
+def learn_gpus(session: Session, *, uuids: Mapping[int, Sequence[str]]) -> None:
+    """Write which devices runs were really given, where admission only counted them. What is known stays."""
+    rows = session.scalars(
+        select(AllocationSlot)
+        .where(AllocationSlot.allocation_id.in_(uuids), AllocationSlot.observed_uuid.is_(None))
+        .order_by(AllocationSlot.allocation_id, AllocationSlot.slot_id)
+    )
+    left = {run: list(known) for run, known in uuids.items()}
+    for slot in rows:
+        if left[slot.allocation_id]:
+            slot.observed_uuid = left[slot.allocation_id].pop(0)
+    session.flush()
 
 
 def mark_ending(

@@ -14,6 +14,7 @@ from jupyterhub.spawner import Spawner
 from traitlets.config import Config, PyFileConfigLoader
 
 from remotegpu_hub.configure import CUSTOM_SCOPES, SERVER_TOKEN_SCOPES, database_of
+from remotegpu_hub.hub.kube import RemoteGPUKubeSpawner
 from remotegpu_hub.hub.local import DemoSpawner
 from remotegpu_hub.hub.wiring import SERVICES, missing_services, overwritten
 
@@ -318,3 +319,71 @@ def test_a_hub_without_a_database_says_why_it_ends() -> None:
     assert done.returncode != 0
     assert "remotegpu-hub: a database in memory cannot be shared" in done.stderr
     assert not Path("remotegpu-runtime.json").exists()
+
+
+KUBERNETES = """
+c.RemoteGPU.insecure_demo = False
+c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
+c.RemoteGPU.images = {"registry.example.org/team/torch:2.9": {"display_name": "PyTorch", "digest": "sha256:" + "a" * 64}}
+"""
+
+
+def test_plain_kubespawner_becomes_ours_with_defaults_that_suit_a_cluster() -> None:
+    hub = hub_of(KUBERNETES)
+    assert hub.spawner_class is RemoteGPUKubeSpawner
+    assert hub.cleanup_servers is False, "an upgrade of the hub leaves environments alone"
+    assert hub.config.Spawner.poll_interval == 10
+    assert hub.config.Spawner.start_timeout == 600
+
+
+def test_what_the_operator_said_of_the_cluster_stays() -> None:
+    hub = hub_of(f"{KUBERNETES}c.KubeSpawner.start_timeout = 77\nc.JupyterHub.cleanup_servers = True\n")
+    assert hub.cleanup_servers is True
+    assert "start_timeout" not in hub.config.Spawner
+    assert hub.config.KubeSpawner.start_timeout == 77
+
+
+def test_an_own_subclass_of_ours_stays() -> None:
+    lines = f"""{KUBERNETES}
+from remotegpu_hub.hub.kube import RemoteGPUKubeSpawner
+class Own(RemoteGPUKubeSpawner):
+    pass
+c.JupyterHub.spawner_class = Own
+"""
+    assert hub_of(lines).spawner_class.__name__ == "Own"
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        pytest.param('c.RemoteGPU.images = {"local:lab": {"cmd": ["x"]}}', "registry.example.org", id="a local image"),
+        pytest.param('c.RemoteGPU.images = {"team/torch:2.9": {}}', "needs its digest", id="no digest"),
+        pytest.param(
+            'c.RemoteGPU.images = {"team/torch": {"digest": "sha256:12"}}', "needs its digest", id="half a digest"
+        ),
+        pytest.param(
+            'c.RemoteGPU.pools = [{"name": "a", "bind": "dra"}]', "has no bind", id="an unknown key of a pool"
+        ),
+        pytest.param('c.RemoteGPU.pools = [{"name": "a", "binding": "x"}]', "not a binding", id="an unknown binding"),
+        pytest.param('c.RemoteGPU.home_size = "much"', "home_size", id="a size that is none"),
+        pytest.param("c.KubeSpawner.enable_user_namespaces = True", "one namespace", id="a namespace for each user"),
+        pytest.param('c.KubeSpawner.profile_list = [{"display_name": "x"}]', "profile_list", id="profiles"),
+        pytest.param(
+            "from kubespawner import KubeSpawner\nclass Mine(KubeSpawner):\n    pass\nc.JupyterHub.spawner_class = Mine",
+            "derive it from remotegpu_hub.hub.kube.RemoteGPUKubeSpawner",
+            id="a spawner of one's own without us",
+        ),
+    ],
+)
+def test_what_cannot_work_on_a_cluster_is_told_in_a_sentence(lines: str, told: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        loaded(f"{KUBERNETES}{lines}\n")
+    assert told in str(end.value)
+    assert "\n" not in str(end.value)
+
+
+def test_a_foreign_spawner_is_refused_and_not_replaced_in_silence() -> None:
+    lines = "from jupyterhub.spawner import LocalProcessSpawner as Other\nclass Mine(Other):\n    pass\nc.JupyterHub.spawner_class = Mine\n"
+    with pytest.raises(SystemExit) as end:
+        loaded(lines)
+    assert "derive it from remotegpu_hub.hub.local.LocalSpawner" in str(end.value)
