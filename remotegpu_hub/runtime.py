@@ -84,6 +84,7 @@ class Settings:
             max_gpus=self.max_gpus,
             default_cpu_millis=self.default_cpu_millis,
             default_memory_bytes=self.default_memory_bytes,
+            port_address="" if self.local else "cluster",
             volumes={
                 kind: size
                 for kind, size in ((VolumeKind.HOME, self.home_bytes), (VolumeKind.SHARED, self.shared_bytes))

@@ -96,7 +96,7 @@ def admit(
             session,
             allocation_id=allocation.id,
             services=wish.ports,
-            address=allocation.host.address,
+            address=rules.port_address or allocation.host.address,
             ranges=rules.port_ranges,
             busy=busy_ports,
             same_inside=same_inside,

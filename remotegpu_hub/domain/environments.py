@@ -203,6 +203,8 @@ class Rules:
     default_memory_bytes: int = 2 * GIB
     min_memory_bytes: int = 64 * 2**20
     volumes: Sizes = field(default_factory=dict)
+    port_address: str = ""
+    """Where outside ports are, if not on each host by itself: a cluster opens a node port on all of its nodes."""
 
 
 TRANSITIONS: dict[EnvironmentState, frozenset[EnvironmentState]] = {

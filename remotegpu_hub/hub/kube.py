@@ -17,7 +17,7 @@ from ..clients.kubernetes import CLAIM_TEMPLATES, PODS, SERVICES, VOLUME_CLAIMS,
 from ..clients.nodes import HUB_LABEL, quantity
 from ..clients.pods import Trouble
 from ..clients.pools import Binding, Pool
-from ..errors import Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..errors import Abandoned, Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
 from ..orm import EndReason, VolumeKind
 from ..runtime import utcnow
 from . import pod as builder
@@ -146,6 +146,9 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         )  # fmt: skip
         made = await self.cluster.ensure(PODS, manifest, self.namespace, labels=self._labels(held))
         self._created_at = utcnow()
+        if self._run is None or self._run.given_up or self._run.held is not held:
+            await self.cluster.delete(PODS, made["metadata"]["name"], self.namespace, uid=made["metadata"]["uid"])
+            raise Abandoned("This start was given up before it began. Start again.")
         service = builder.service(made, held=held, hub_id=self._hub_id)
         if service is not None:
             await self.cluster.ensure(SERVICES, service, self.namespace, labels=self._labels(held))
