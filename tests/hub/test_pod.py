@@ -1,0 +1,312 @@
+"""The pod of a run, compared whole; and every manifest against the schemas of Kubernetes itself."""
+
+import copy
+import re
+from dataclasses import replace
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from kubernetes_asyncio.client import ApiClient
+from kubespawner.objects import make_pod
+
+from remotegpu_hub.clients.pools import Binding, Pool
+from remotegpu_hub.hub import pod as builder
+from remotegpu_hub.hub.spawner import Held, HeldGpu, HeldPort, HeldVolume
+from tests.hubs import ROOT
+
+HUB = "0123456789ab"
+DIGEST = "sha256:" + "a" * 64
+HELD = Held(
+    allocation_id=41, attempt="f00", user_id=5, user_name="alice", workspace_id=6, workspace="lab", environment_id=3,
+    display_name="My notebook", host="node-1", pool="gpus", image="registry.example.org:5000/team/torch:2.9",
+    image_digest=DIGEST, gpu_model=None, gpus=(), simulated=False, cpu_millis=1500, memory_bytes=2**32, ports=(),
+)  # fmt: skip
+NVIDIA = (HeldGpu("nvidia.com/gpu#0", 81920, 1000), HeldGpu("nvidia.com/gpu#3", 81920, 1000))
+NAMED = (HeldGpu("GPU-1", 81920, 1000), HeldGpu("GPU-2", 81920, 1000))
+SHARED = (HeldGpu("GPU-1", 81920, 250),)
+HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+OPERATORS = {
+    "node_affinity_required": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+                               {"matchExpressions": [{"key": "fast", "operator": "Exists"}]}],
+    "tolerations": [{"key": "team", "operator": "Exists"}],
+    "volumes": [{"name": "data", "emptyDir": {}}],
+    "volume_mounts": [{"name": "data", "mountPath": "/data"}],
+    "init_containers": [{"name": "init", "image": "busybox", "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}],
+    "extra_containers": [{"name": "side", "image": "busybox", "securityContext": {"privileged": True}}],
+    "env": {"NVIDIA_VISIBLE_DEVICES": "all", "LD_PRELOAD": "/x.so", "CUDA_DISABLE_CONTROL": "true", "HOME": "/home/x"},
+    "privileged": True, "labels": {"team": "blue"}, "extra_pod_config": {"hostNetwork": True, "hostPID": True},
+    "automount_service_account_token": True, "service_account": "hub",
+}  # fmt: skip
+
+
+def made(**operators: Any) -> dict[str, Any]:
+    """KubeSpawner's own pod, as JSON."""
+    given = {
+        "name": "jupyter-x",
+        "cmd": ["jupyterhub-singleuser"],
+        "port": 8888,
+        "image": "any:1",
+        "image_pull_policy": None,
+    }
+    given |= {"env": {"HOME": "/home/x"}, **operators}
+    sanitized: dict[str, Any] = ApiClient.sanitize_for_serialization(_Plain(), make_pod(**given))
+    return sanitized
+
+
+class _Plain(ApiClient):  # type: ignore[misc]
+    """Without connections, which would want a running loop."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def complete(held: Held = HELD, pool: Pool | None = None, **operators: Any) -> dict[str, Any]:
+    return builder.complete(made(**operators), held=held, pool=pool or Pool("gpus"), hub_id=HUB)
+
+
+def env_of(container: dict[str, Any]) -> dict[str, str]:
+    return {one["name"]: one.get("value", "") for one in container["env"]}
+
+
+def server_of(pod: dict[str, Any]) -> dict[str, Any]:
+    return next(one for one in pod["spec"]["containers"] if one["name"] == "notebook")
+
+
+VENDORS = [
+    {"key": key, "operator": "Exists", "effect": "NoSchedule"}
+    for key in ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi")
+]
+BOUND = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "privileged": False}
+LABELS = {"remotegpu-hub/hub": HUB, "remotegpu-hub/allocation": "41"}
+
+
+def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
+    held = replace(HELD, gpus=NVIDIA, gpu_model="A100", simulated=True, ports=(HeldPort("ssh", 22, 31022),),
+                   volumes=(HeldVolume("home", 9, 2**33), HeldVolume("shared", 2, 2**33)))  # fmt: skip
+    amounts = {"cpu": "1500m", "memory": str(2**32), "nvidia.com/gpu": "2"}
+    env = {
+        "HOME": "/home/x", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "REMOTEGPU_ALLOCATION_ID": "41",
+        "REMOTEGPU_ENVIRONMENT_ID": "3", "REMOTEGPU_PORT_SSH": "22", "REMOTEGPU_SIMULATED_GPUS": "1",
+        "REMOTEGPU_WORKSPACE": "lab",
+    }  # fmt: skip
+    assert complete(held) == {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "rgpu-alice-41-01234567",
+            "labels": {**LABELS, "remotegpu-hub/environment": "3", "remotegpu-hub/user": "alice",
+                       "remotegpu-hub/workspace": "lab"},
+            "annotations": {"remotegpu-hub/attempt": "f00", "remotegpu-hub/workspace": "lab",
+                            "remotegpu-hub/environment": "My notebook", "remotegpu-hub/image": HELD.image},
+        },
+        "spec": {
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}}},
+            "automountServiceAccountToken": False, "enableServiceLinks": False, "restartPolicy": "Never",
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": 100,
+                                "fsGroupChangePolicy": "OnRootMismatch"},
+            "tolerations": VENDORS,
+            "volumes": [
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(2**31)}},
+                {"name": "home", "persistentVolumeClaim": {"claimName": "rgpu-home-9-01234567"}},
+                {"name": "shared", "persistentVolumeClaim": {"claimName": "rgpu-shared-2-01234567"}},
+            ],
+            "containers": [{
+                "name": "notebook", "args": ["jupyterhub-singleuser"],
+                "image": f"registry.example.org:5000/team/torch@{DIGEST}",
+                "ports": [{"name": "notebook-port", "containerPort": 8888}],
+                "env": [{"name": name, "value": value} for name, value in env.items()],
+                "resources": {"limits": amounts, "requests": amounts},
+                "securityContext": BOUND,
+                "volumeMounts": [
+                    {"name": "shm", "mountPath": "/dev/shm"}, {"name": "home", "mountPath": "/home/jovyan"},
+                    {"name": "shared", "mountPath": "/home/jovyan/shared"},
+                ],
+            }],
+        },
+    }  # fmt: skip
+
+
+def test_what_the_operator_set_stays_but_for_what_would_break_the_rules() -> None:
+    held = replace(HELD, gpus=NVIDIA)
+    pod = complete(
+        held, Pool("gpus", labels={"queue": "q"}, tolerations=[{"key": "pool", "operator": "Exists"}]), **OPERATORS
+    )
+    spec, server = pod["spec"], server_of(pod)
+    assert pod["metadata"]["labels"].items() >= {"team": "blue", "queue": "q", **LABELS}.items()
+    here = [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]
+    assert spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] == [
+        {**term, "matchFields": here} for term in OPERATORS["node_affinity_required"]
+    ], "ours is added to each of the operator's terms, of which one has to fit"
+    assert spec["tolerations"] == [
+        {"key": "team", "operator": "Exists"},
+        {"key": "pool", "operator": "Exists"},
+        *VENDORS,
+    ]
+    assert {"name": "data", "emptyDir": {}} in spec["volumes"]
+    assert {"name": "data", "mountPath": "/data"} in server["volumeMounts"]
+    assert spec["serviceAccountName"] == "hub"
+    assert spec["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    for container in (*spec["containers"], *spec["initContainers"]):
+        assert container["securityContext"].items() >= BOUND.items()
+    assert not env_of(server).keys() & builder.OURS - {"CUDA_DEVICE_ORDER"}, "nothing was smuggled in"
+    for name in ("initContainers", "containers"):
+        for container in spec[name]:
+            if container is not server:
+                assert env_of(container) == HIDDEN, "a helper gets no GPU"
+
+
+@pytest.mark.parametrize("binding", list(Binding))
+def test_who_holds_no_gpu_sees_none_in_every_binding(binding: Binding) -> None:
+    pod = complete(HELD, Pool("gpus", binding), env={"NVIDIA_VISIBLE_DEVICES": "all"})
+    server = server_of(pod)
+    assert env_of(server).items() >= HIDDEN.items()
+    assert server["resources"]["limits"] == {"cpu": "1500m", "memory": str(2**32)}
+    assert "resourceClaims" not in pod["spec"]
+    assert "runtimeClassName" not in pod["spec"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "pool", "limits", "env", "more"),
+    [
+        pytest.param((HeldGpu("nvidia.com/mig-1g.10gb#0", 9856, 142), HeldGpu("nvidia.com/mig-1g.10gb#5", 9856, 142)),
+                     Pool("p"), {"nvidia.com/mig-1g.10gb": "2"}, {}, {}, id="MIG slices"),
+        pytest.param(NAMED, Pool("p", Binding.VISIBLE_DEVICES), {},
+                     {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+                     {"runtimeClassName": "nvidia"}, id="visible devices"),
+        pytest.param(NAMED, Pool("p", Binding.VISIBLE_DEVICES, runtime_class="own"), {},
+                     {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2"}, {"runtimeClassName": "own"}, id="an own runtime class"),
+        pytest.param(SHARED, Pool("p", Binding.HAMI),
+                     {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "20480", "nvidia.com/gpucores": "25"},
+                     {"CUDA_DISABLE_CONTROL": "false"}, {"schedulerName": "hami-scheduler"}, id="a quarter by HAMi"),
+        pytest.param(NAMED, Pool("p", Binding.DRA), {}, {},
+                     {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "rgpu-alice-41-01234567-gpu"}]},
+                     id="DRA"),
+        pytest.param(NVIDIA, Pool("p", scheduler_name="kai-scheduler", labels={"kai.scheduler/queue": "q"}),
+                     {"nvidia.com/gpu": "2"}, {}, {"schedulerName": "kai-scheduler"}, id="KAI's scheduler"),
+    ],
+)  # fmt: skip
+def test_gpus_reach_the_pod_as_the_pool_binds_them(
+    gpus: tuple[HeldGpu, ...], pool: Pool, limits: dict[str, str], env: dict[str, str], more: dict[str, Any]
+) -> None:
+    pod = complete(replace(HELD, gpus=gpus), pool)
+    server = server_of(pod)
+    assert server["resources"]["limits"] == {"cpu": "1500m", "memory": str(2**32), **limits}
+    assert server["resources"]["requests"] == server["resources"]["limits"]
+    assert env_of(server).items() >= env.items()
+    assert pod["spec"].items() >= more.items()
+    assert server["resources"].get("claims") == ([{"name": "gpu"}] if pool.binding == Binding.DRA else None)
+    uuids = pod["metadata"]["annotations"].get("nvidia.com/use-gpuuuid")
+    assert uuids == ("GPU-1" if pool.binding == Binding.HAMI else None)
+
+
+@pytest.mark.parametrize(
+    ("reference", "image"),
+    [("team/image:1.0", "team/image"), ("host:5000/team/image:1.0", "host:5000/team/image"),
+     ("host:5000/image", "host:5000/image"), ("image@sha256:old", "image"), ("image", "image")],
+)  # fmt: skip
+def test_an_image_is_pinned_by_its_digest(reference: str, image: str) -> None:
+    assert builder.pinned(reference, DIGEST) == f"{image}@{DIGEST}"
+    assert builder.pinned(reference, None) == reference
+
+
+def test_the_given_manifest_is_not_changed() -> None:
+    manifest = made(**OPERATORS)
+    before = copy.deepcopy(manifest)
+    builder.complete(manifest, held=HELD, pool=Pool("p"), hub_id=HUB)
+    assert manifest == before
+
+
+NAMES = st.text(min_size=1, max_size=120)
+
+
+@given(NAMES, NAMES, NAMES)
+def test_any_names_give_valid_labels_and_stay_whole_in_annotations(user: str, workspace: str, display: str) -> None:
+    held = replace(HELD, user_name=user, workspace=workspace, display_name=display)
+    metadata = builder.complete(BARE, held=held, pool=Pool("p"), hub_id=HUB)["metadata"]
+    for value in metadata["labels"].values():
+        assert re.fullmatch(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", value)
+        assert len(value) <= 63
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", metadata["name"])
+    assert len(metadata["name"]) <= 63
+    assert metadata["annotations"]["remotegpu-hub/workspace"] == workspace
+
+
+BARE = made()
+
+
+def test_two_names_that_look_alike_have_labels_that_differ() -> None:
+    assert builder.label_value("实验室") != builder.label_value("工作室")
+    assert builder.label_value("a b") != builder.label_value("a_b!")
+
+
+POD = {"metadata": {"name": "rgpu-alice-41-01234567", "uid": "uid-1"}}
+OWNER = [{"apiVersion": "v1", "kind": "Pod", "name": "rgpu-alice-41-01234567", "uid": "uid-1"}]
+
+
+def test_node_ports_are_a_service_that_the_pod_owns() -> None:
+    held = replace(HELD, ports=(HeldPort("ssh", 22, 31022), HeldPort("tensorboard", 6006, 31006)))
+    assert builder.service(POD, held=HELD, hub_id=HUB) is None
+    assert builder.service(POD, held=held, hub_id=HUB) == {
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "rgpu-alice-41-01234567", "labels": LABELS, "ownerReferences": OWNER},
+        "spec": {"type": "NodePort", "selector": LABELS, "ports": [
+            {"name": "ssh", "protocol": "TCP", "port": 31022, "targetPort": 22, "nodePort": 31022},
+            {"name": "tensorboard", "protocol": "TCP", "port": 31006, "targetPort": 6006, "nodePort": 31006},
+        ]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["home", "shared"])
+def test_a_volume_is_a_claim_that_nothing_owns(kind: str) -> None:
+    claim = builder.claim(HeldVolume(kind, 9, 2**30), held=HELD, hub_id=HUB, storage_class="fast")
+    metadata = claim["metadata"]
+    assert "ownerReferences" not in metadata
+    assert metadata["name"] == f"rgpu-{kind}-9-01234567"
+    assert metadata["labels"].get("remotegpu-hub/user") == ("alice" if kind == "home" else None)
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteOnce" if kind == "home" else "ReadWriteMany"], "storageClassName": "fast",
+        "resources": {"requests": {"storage": str(2**30)}},
+    }  # fmt: skip
+
+
+def test_a_claim_by_dra_names_the_devices() -> None:
+    template = builder.claim_template(replace(HELD, gpus=NAMED), hub_id=HUB)
+    assert template["metadata"] == {"name": "rgpu-alice-41-01234567-gpu", "labels": LABELS}
+    (request,) = template["spec"]["spec"]["devices"]["requests"]
+    assert request == {"name": "gpu", "exactly": {
+        "deviceClassName": "gpu.nvidia.com", "count": 2,
+        "selectors": [{"cel": {"expression": "device.attributes['gpu.nvidia.com'].uuid in ['GPU-1', 'GPU-2']"}}],
+    }}  # fmt: skip
+
+
+def manifests() -> list[Any]:
+    pods = [
+        pytest.param(complete(replace(HELD, gpus=gpus), Pool("p", binding, labels={"queue": "q"}), **operators), "1.25",
+                     id=f"pod, {binding}{', of a busy operator' if operators else ''}")
+        for binding, gpus in ((Binding.DEVICE_PLUGIN, NVIDIA), (Binding.VISIBLE_DEVICES, NAMED), (Binding.HAMI, SHARED))
+        for operators in ({}, OPERATORS)
+    ]  # fmt: skip
+    pods.append(pytest.param(complete(replace(HELD, gpus=NAMED), Pool("p", Binding.DRA)), "1.34", id="pod, dra"))
+    held = replace(HELD, gpus=NAMED, ports=(HeldPort("ssh", 22, 31022),))
+    rules = yaml.safe_load_all((ROOT / "docs" / "kubernetes-rbac.yaml").read_text())
+    return [
+        *pods,
+        pytest.param(builder.service(POD, held=held, hub_id=HUB), "1.25", id="service"),
+        pytest.param(
+            builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), "1.25", id="claim"
+        ),
+        pytest.param(builder.claim_template(held, hub_id=HUB), "1.34", id="claim template"),
+        *(pytest.param(rule, "1.25", id=rule["kind"]) for rule in rules),
+    ]
+
+
+@pytest.mark.parametrize(("manifest", "since"), manifests())
+def test_every_manifest_is_valid_in_the_oldest_and_the_newest_version(manifest: dict[str, Any], since: str) -> None:
+    newest = kubernetes_validate.latest_version()
+    for version in (since, newest):
+        kubernetes_validate.validate(manifest, version, strict=True)
