@@ -1,0 +1,106 @@
+"""A front before an API server that answers wrong, late, half or not at all, as told; else it passes everything on."""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import yaml
+from aiohttp import web
+
+
+@dataclass
+class Fault:
+    """What happens to one request whose method and path fit."""
+
+    status: int = 0
+    """Answer this instead of passing it on."""
+    headers: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
+    """Pass it on, and cut the connection before the answer."""
+    mute: bool = False
+    """Pass on what is there, then say nothing more and keep the connection."""
+    gone: bool = False
+    """Of a watch: one event that says 410."""
+    method: str = ""
+    part: str = ""
+    """In the path or the query."""
+
+
+class Front:
+    """On a free port of loopback, without any password."""
+
+    def __init__(self, kubeconfig: str, folder: Path) -> None:
+        given = yaml.safe_load(Path(kubeconfig).read_text())
+        cluster, user = given["clusters"][0]["cluster"], given["users"][0]["user"]
+        self._server = cluster["server"]
+        self._ssl = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        self._ssl.load_cert_chain(user["client-certificate"], user["client-key"])
+        self._folder = folder
+        self.faults: deque[Fault] = deque()
+        self.asked: list[str] = []
+        """Method and path of each request."""
+        self.kubeconfig = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Front"]:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        path = self._folder / "kubeconfig"
+        self.write_kubeconfig(path, port=port)
+        self.kubeconfig = str(path)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._ssl)) as self._session:
+            yield self
+            await runner.cleanup()
+
+    def write_kubeconfig(self, path: Path, *, port: int) -> None:
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }  # fmt: skip
+        path.write_text(yaml.safe_dump(config))
+
+    def _fault(self, request: web.Request) -> Fault:
+        for fault in self.faults:
+            if fault.method in ("", request.method) and fault.part in str(request.rel_url):
+                self.faults.remove(fault)
+                return fault
+        return Fault()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.rel_url}")
+        fault = self._fault(request)
+        if fault.status:
+            return web.json_response(
+                {"message": f"a test says {fault.status}"}, status=fault.status, headers=fault.headers
+            )
+        body = await request.read()
+        headers = {key: value for key, value in request.headers.items() if key in ("Content-Type", "Accept")}
+        async with self._session.request(
+            request.method, self._server + str(request.rel_url), data=body or None, headers=headers
+        ) as answer:
+            if fault.lost:
+                await answer.read()
+                assert request.transport
+                request.transport.close()
+                return web.Response()
+            response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+            await response.prepare(request)
+            if fault.gone:
+                await response.write(b'{"type": "ERROR", "object": {"code": 410, "message": "too old"}}\n')
+                return response
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+                if fault.mute:
+                    await asyncio.sleep(3600)
+            return response
