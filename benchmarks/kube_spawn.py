@@ -29,7 +29,9 @@ from tests.kube_hubs import A100, KubeHub
 
 AIM_SLOWER_PERCENT = 5
 PROBE_SECONDS = 0.01
+PATIENCE_SECONDS = 120
 PLAIN = """
+c.Spawner.environment["REMOTEGPU_ALLOCATION_ID"] = "0"  # the small server's file is called after it
 c.KubeSpawner.image = {image!r}
 c.Spawner.cmd = {cmd!r}
 c.Spawner.args = {args!r}
@@ -105,7 +107,7 @@ def first_answer(hub: KubeHub) -> float:
 
 
 async def _until_it_answers(kube: Kubernetes, namespace: str) -> float:
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession() as http, asyncio.timeout(PATIENCE_SECONDS):
         while True:
             for pod in (await kube.list(PODS, namespace)).items:
                 address = pod["status"].get("podIP")

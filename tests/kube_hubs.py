@@ -109,6 +109,11 @@ class KubeHub(GpuHub):
             }
             for number, how in enumerate((*HOWS, "hungry", "writer"))
         }
+        images[self.image("lab")] = {
+            "display_name": "JupyterLab on a pod",
+            "digest": digest,
+            "cmd": [sys.executable, "-m", "jupyterhub.singleuser"],
+        }
         images[self.image("missing")] = {**images[self.image("plain")], "digest": "sha256:" + "0" * 64}
         common = f"""
 c.JupyterHub.hub_ip = "{cluster.address}"

@@ -1,5 +1,6 @@
 """Routes and ticks of the service `workspaces`."""
 
+import asyncio
 import os
 from collections.abc import Awaitable
 from typing import Any
@@ -117,7 +118,14 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
         await workers.reconcile(runtime, hub.servers, site)
         await workers.forget_refused(runtime, hub.forget_server)
 
+    async def close_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await site.close()
+
     return [
+        close_at_the_end(),
         workers.every(runtime, "sync", workers.SYNC_SECONDS, sync, site.hosts_changed),
         workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile, site.runs_changed),
     ]
