@@ -60,7 +60,7 @@ async def measure(folder: Path, kubeconfig: str, count: int) -> None:
         begin = time.perf_counter()
         hosts = await site.hosts()
         known = time.perf_counter()
-        await asyncio.to_thread(workers._sync_hosts, runtime, site.pools, hosts)
+        await asyncio.to_thread(workers._sync_hosts, runtime, site.pool, hosts)
         written = time.perf_counter()
         assert len(hosts) == count, len(hosts)
         print(f"{count} nodes with {sum(len(host.gpus) for host in hosts)} GPUs")
@@ -84,7 +84,7 @@ async def measure(folder: Path, kubeconfig: str, count: int) -> None:
 async def look(runtime: Runtime, site: Cluster) -> float:
     begin = time.perf_counter()
     hosts = await site.hosts()
-    await asyncio.to_thread(workers._sync_hosts, runtime, site.pools, hosts)
+    await asyncio.to_thread(workers._sync_hosts, runtime, site.pool, hosts)
     return time.perf_counter() - begin
 
 

@@ -56,8 +56,8 @@ class Site(Protocol):
     """Where runs live: this machine, or a cluster. What it cannot tell it raises as Unavailable, never leaves out."""
 
     @property
-    def pools(self) -> Sequence[str]:
-        """The pools whose hosts it lists whole."""
+    def pool(self) -> str | None:
+        """The one pool of its hosts; None where it lists every host of the hub, whatever pools there were."""
 
     @property
     def hosts_changed(self) -> asyncio.Event | None:
@@ -227,7 +227,7 @@ async def sync(runtime: Runtime, site: Site) -> None:
         await asyncio.to_thread(_sync_people, runtime)
         return
     await asyncio.to_thread(_sync_people, runtime)
-    await asyncio.to_thread(_sync_hosts, runtime, site.pools, hosts)
+    await asyncio.to_thread(_sync_hosts, runtime, site.pool, hosts)
 
 
 def _sync_people(runtime: Runtime) -> None:
@@ -245,7 +245,7 @@ def _sync_people(runtime: Runtime) -> None:
         workspaces.follow_groups(session, hub_users=hub_users, now=now)
 
 
-def _sync_hosts(runtime: Runtime, pools: Collection[str], hosts: Sequence[Host]) -> None:
+def _sync_hosts(runtime: Runtime, pool: str | None, hosts: Sequence[Host]) -> None:
     """Write what changed since this process wrote it last, a few hosts at a time, and which ones are gone; and the few
     that were not written for the longest, whose sums are made anew by it."""
     now = utcnow()
@@ -261,7 +261,7 @@ def _sync_hosts(runtime: Runtime, pools: Collection[str], hosts: Sequence[Host])
             known[host.name] = host
     with begin(runtime.engine) as session:
         inventory.seen(session, names=[host.name for host in hosts if host.online], now=now)
-        inventory.miss(session, pools=pools, seen=list(there), now=now)
+        inventory.miss(session, pool=pool, seen=list(there), now=now)
     for name in known.keys() - there.keys():
         del known[name]
 

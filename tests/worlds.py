@@ -267,7 +267,8 @@ class World:
         """Sync the inventory with these machines."""
         with begin(self.engine) as session:
             inventory.sync(session, hosts=machines, now=self.now)
-            inventory.miss(session, pools=[pool] if pool else [], seen=[one.name for one in machines], now=self.now)
+            if pool:
+                inventory.miss(session, pool=pool, seen=[one.name for one in machines], now=self.now)
 
     # the life of a run
 

@@ -25,10 +25,7 @@ class Box:
     other_users: bool
     """Runs belong to system users of their own."""
 
-    @property
-    def pools(self) -> list[str]:
-        return [POOL]
-
+    pool = POOL
     hosts_changed = None
     runs_changed = None
 

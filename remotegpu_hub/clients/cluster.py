@@ -156,9 +156,8 @@ class Cluster:
             await self._kubernetes.close()
             self._kubernetes = None
 
-    @property
-    def pools(self) -> list[str]:
-        return [pool.name for pool in self._pools]
+    pool = None
+    """It lists every host of the hub."""
 
     @property
     def vanished(self) -> tuple[str, str]:

@@ -131,15 +131,11 @@ def seen(session: Session, *, names: Collection[str], now: datetime) -> None:
     )
 
 
-def miss(session: Session, *, pools: Collection[str], seen: Collection[str], now: datetime) -> None:
-    """Take hosts offline that belong to pools which were listed whole, and were not seen. They keep what they hold
-    until their runs are confirmed gone."""
-    gone = session.scalars(
-        select(Host)
-        .where(Host.pool.in_(pools), Host.status == HostStatus.ONLINE, Host.name.not_in(seen))
-        .order_by(Host.name)
-    )
-    for host in gone:
+def miss(session: Session, *, pool: str | None, seen: Collection[str], now: datetime) -> None:
+    """Take hosts offline that were not seen when all were listed, of one pool or of all. They keep what they hold until
+    their runs are confirmed gone."""
+    gone = select(Host).where(Host.status == HostStatus.ONLINE, Host.name.not_in(seen)).order_by(Host.name)
+    for host in session.scalars(gone if pool is None else gone.where(Host.pool == pool)):
         _set_status(session, host, HostStatus.OFFLINE, actor=SYSTEM, now=now)
 
 

@@ -155,11 +155,14 @@ def test_capacity_below_what_is_held_is_shown_as_overcommitted_and_gives_nothing
     world.check()
 
 
-@pytest.mark.parametrize("how", ["told", "not-seen-in-its-pool"])
+@pytest.mark.parametrize("how", ["told", "not seen in its pool", "not seen at all"])
 def test_a_host_that_goes_offline_keeps_what_it_holds_and_gives_nothing(world: World, how: str):
     run = world.run(gpus=2)
     if how == "told":
         world.see(replace(ONE, online=False))
+    elif how == "not seen at all":
+        with db.begin(world.engine) as session:
+            inventory.miss(session, pool=None, seen=[], now=world.now)
     else:
         world.see(host("elsewhere", 0, pool="other", cpu_millis=1), pool="other")
         world.see(pool="local")
