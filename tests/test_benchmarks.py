@@ -1,5 +1,6 @@
 """The benchmarks run and print what they are for. Their times are never asserted: they depend on the machine."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from . import postgres as pg
+from .cluster.cluster import LocalCluster
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 NUMBER = r"[+-]?\d+(?:\.\d+)?"
 
 
-def run(name: str) -> str:
+def run(name: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, str(FOLDER / name), "--quick"], capture_output=True, text=True, timeout=300, cwd=FOLDER
-    )
+        [sys.executable, str(FOLDER / name), "--quick"], capture_output=True, text=True, timeout=300, cwd=FOLDER,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -39,6 +42,15 @@ def test_spawn_compares_us_with_the_plain_spawner():
         rf"everything on the loop, plain: longest {NUMBER} ms of CPU, total {NUMBER} ms; by the clock",
         rf"ours: .*{NUMBER} MiB per 1,000 running and idle",
     ):
+        assert re.search(pattern, said), said
+
+
+def test_following_a_large_cluster_is_measured(test_cluster: LocalCluster):
+    said = run("kube_scale.py", REMOTEGPU_TEST_CLUSTER=str(test_cluster.state))
+    for pattern in (
+        "20 nodes with 160 GPUs", rf"known after {NUMBER} s, all written to SQLite after {NUMBER} s",
+        rf"{NUMBER} MiB for what is remembered", rf"nothing changed: {NUMBER} s", rf"cordon is known after {NUMBER} ms",
+    ):  # fmt: skip
         assert re.search(pattern, said), said
 
 
