@@ -10,7 +10,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -203,6 +204,12 @@ class Life:
     @property
     def seconds(self) -> float:
         return self.ended - self.began
+
+
+def apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a thread of its own: where a browser is driven, this one has a loop already."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class GpuHub(RealHub):
@@ -422,7 +429,7 @@ configure(c)
             async with self.site() as site:
                 return await work(site)
 
-        return asyncio.run(once())
+        return apart(once())
 
     def reconcile(self) -> list[workers.Repair]:
         """Compare and repair once, as the service does each minute."""

@@ -1,6 +1,5 @@
 """A real hub whose environments are pods of the test cluster."""
 
-import asyncio
 import json
 import sys
 import sysconfig
@@ -26,7 +25,7 @@ from remotegpu_hub.domain import inventory, quotas, users, workspaces
 from remotegpu_hub.orm import Allocation
 
 from .cluster.cluster import LocalCluster
-from .gpu_hubs import HOWS, SERVER, GpuHub, Life
+from .gpu_hubs import HOWS, SERVER, GpuHub, Life, apart
 from .hubs import RealHub
 
 NAMESPACES = Kind("api/v1", "namespaces", namespaced=False)
@@ -160,7 +159,7 @@ configure(c)
         return super().start_server(user, wish, server=server)
 
     def start(self, timeout_seconds: float = 60) -> None:
-        asyncio.run(self._prepare())
+        apart(self._prepare())
         if self.configured:
             super().start(timeout_seconds)
         else:
@@ -225,7 +224,7 @@ configure(c)
             finally:
                 await kube.close()
 
-        return asyncio.run(once())
+        return apart(once())
 
     @asynccontextmanager
     async def site(self) -> AsyncIterator[workers.Site]:

@@ -110,7 +110,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         """Make the volume's claim, or let it grow. One that its storage class does not let grow stays as it is."""
         shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
         wanted = builder.claim(volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class)
-        there = await self.cluster.ensure(VOLUME_CLAIMS, wanted, self.namespace, labels={HUB_LABEL: self._hub_id})
+        try:  # it is there but for the first time
+            there = await self.cluster.get(VOLUME_CLAIMS, wanted["metadata"]["name"], self.namespace)
+        except NotFound:
+            there = await self.cluster.ensure(VOLUME_CLAIMS, wanted, self.namespace, labels={HUB_LABEL: self._hub_id})
         size = there["spec"]["resources"]["requests"]["storage"]
         if quantity(size) < volume.size_bytes:
             try:

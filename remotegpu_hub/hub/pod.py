@@ -194,6 +194,8 @@ def _mount(spec: Object, container: Object, held: Held, hub_id: str, home: str) 
         path = home if volume.kind == "home" else f"{home}/{volume.kind}"
         volumes.append({"name": volume.kind, "persistentVolumeClaim": {"claimName": claim_name(volume, hub_id)}})
         mounts.append({"name": volume.kind, "mountPath": path})
+        if volume.kind == "home":  # where the server begins is where files stay, whatever the image says
+            container.setdefault("workingDir", home)
     spec["volumes"], container["volumeMounts"] = volumes, mounts
 
 

@@ -256,7 +256,8 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
     async def _admitted(self, choice: Choice) -> tuple[Run, Held]:
         """Admit a new run. An older one that the hub lost (it was killed, or the database was away) is ended first:
         the hub starts this server, so nobody else is using it."""
-        busy, caller = await self.busy_ports(), self._caller()
+        busy = frozenset[int]() if choice.ports == () else await self.busy_ports()
+        caller = self._caller()
         for last in (False, True):
             run = self._run = Run(uuid4().hex)
             attempt = run.attempt

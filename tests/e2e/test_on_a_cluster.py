@@ -44,7 +44,7 @@ def run_cell(page: Page, code: str, told: str) -> str:
 def start(page: Page, hub: KubeHub, keep: Keep | None = None) -> None:
     page.goto(f"{hub.url}hub/spawn/alice")
     page.get_by_text("JupyterLab on a pod").click()
-    page.get_by_text("1 × A100").click()
+    page.get_by_text("1 × A100", exact=True).click()
     expect(page.locator("#rg-quote")).to_contain_text("A100")
     if keep:
         keep(page, "spawn-on-a-cluster")
@@ -69,7 +69,8 @@ def test_a_notebook_on_a_cluster_holds_its_gpu_and_finds_its_file_again(
     keep(page, "lab-on-a-cluster")
     hub.stop_server("alice")
     start(page, hub)
-    assert "from the first run" in run_cell(page, "print('read:', open('kept.txt').read())", "read:")
+    page.goto(f"{hub.url}user/alice/files/kept.txt")
+    expect(page.get_by_text("from the first run")).to_be_visible()
     hub.stop_server("alice")
     hub.check()
     context.close()

@@ -115,7 +115,7 @@ def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
                 {"name": "shared", "persistentVolumeClaim": {"claimName": "rgpu-shared-2-01234567"}},
             ],
             "containers": [{
-                "name": "notebook", "args": ["jupyterhub-singleuser"],
+                "name": "notebook", "workingDir": "/home/jovyan", "args": ["jupyterhub-singleuser"],
                 "image": f"registry.example.org:5000/team/torch@{DIGEST}",
                 "ports": [{"name": "notebook-port", "containerPort": 8888}],
                 "env": [{"name": name, "value": value} for name, value in env.items()],
