@@ -21,6 +21,7 @@ from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
 from .cli.setup import Init, UpgradeDb
 from .cli.stop import Stop, Usage
+from .cli.volumes import Volumes
 from .cli.workspaces import Workspaces
 from .errors import RemoteGPUError
 
@@ -52,6 +53,7 @@ class RemoteGPUApp(Command):
         "gpus": (Gpus, "GPUs and who holds them: list, maintenance, available"),
         "images": (Images, "what can be run: list, set"),
         "flavors": (Flavors, "presets of resources: list, set"),
+        "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "environments": (Environments, "what users keep and run: list"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
     }

@@ -11,9 +11,13 @@ import httpx
 import pytest
 
 from remotegpu_hub.clients.kubernetes import NODES, PODS, SERVICES, VOLUME_CLAIMS
+from remotegpu_hub.clients.nodes import VOLUME_LABEL
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import volumes
 from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState
 from tests.cluster.cluster import NODE, LocalCluster
 from tests.kube_hubs import A100, KubeHub
+from tests.worlds import ADMIN
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +60,23 @@ def test_a_home_outlives_the_run_and_counts_against_the_storage_quota(hub: KubeH
     life = hub.start_server("bob", {"image": hub.image("writer")})
     assert life.env["REMOTEGPU_FOUND_AT_HOME"] == "1", "what the first run wrote is there"
     assert hub.held_storage("bob") == 2**30
+    assert "bob" in homes(hub)
+    hub.stop_server("bob")
+    with begin(hub.engine) as session:
+        volumes.delete(session, volume_id=homes(hub)["bob"], actor=ADMIN, now=hub.world.now)
+    assert hub.reconcile() == []
+    hub.until(lambda: "bob" not in homes(hub), "the given up home is gone")
+    assert hub.held_storage("bob") == 0
+
+
+def homes(hub: KubeHub) -> dict[str, int]:
+    """The claims of homes that are there: number of the volume by user."""
     claims = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
-    assert {one["metadata"]["annotations"]["remotegpu-hub/user"] for one in claims} >= {"bob"}
+    return {
+        one["metadata"]["annotations"]["remotegpu-hub/user"]: int(one["metadata"]["labels"][VOLUME_LABEL])
+        for one in claims
+        if "remotegpu-hub/user" in one["metadata"]["annotations"]
+    }
 
 
 def test_who_holds_no_gpu_sees_none(hub: KubeHub):
