@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from xdist.scheduler import LoadScopeScheduling
 
 from remotegpu_hub import db, migrations
 
@@ -16,6 +18,7 @@ from .cluster.cluster import ClusterMissing, LocalCluster, found_or_started
 from .prove import Prove
 
 TEMPLATE = "remotegpu_template"
+ROOT = Path(__file__).resolve().parent.parent
 
 MEASURE_SERVICES = """
 import os, sys
@@ -31,12 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Prove())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share what they start, so one worker runs them; and there is one cluster."""
-    for item in items:
-        on_cluster = "test_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("cluster" if on_cluster else str(item.path)))
+class ByFile(LoadScopeScheduling):
+    """A file's tests share what they start, so one worker runs them; and all that need the one cluster are one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = nodeid.split("::", 1)[0]
+        return "cluster" if "test_cluster" in (ROOT / file).read_text() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,13 @@ def until(look: Callable[[], Any]) -> Any:
         assert time.monotonic() < end, "it did not come in time"
         time.sleep(0.02)
     return found
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: a socket's path has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="dp-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
