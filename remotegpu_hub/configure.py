@@ -178,6 +178,7 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         images={name: dict(image) for name, image in options.images.items()},
         other_users=not options.insecure_demo,
         start_grace_seconds=timeouts + 60,
+        stop_grace_seconds=max(int(_trait(c, spawner, "delete_grace_period")), 1) if kubernetes else 0,
         local=not kubernetes,
         namespace=str(_trait(c, spawner, "namespace") or _own_namespace()) if kubernetes else "",
         pools=[asdict(pool) for pool in given_pools] if kubernetes else [],

@@ -68,6 +68,8 @@ class Settings:
     shared_bytes: int = 0
     """Size of a workspace's volume; 0 for none."""
     shared_storage_class: str = ""
+    stop_grace_seconds: int = 1
+    """What a pod's processes get between being asked to end and being killed, whoever ends it."""
     start_grace_seconds: int = 180
     """Start time-out, HTTP time-out and a minute: an older start that nobody waits for is a ghost."""
 

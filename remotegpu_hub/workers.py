@@ -45,6 +45,8 @@ MOST_SLICES = 24
 """Rows that a transaction of metering writes, for the same reason."""
 SETTLING = timedelta(seconds=5)
 """Facts of the hub and of the process table are this much apart at most."""
+AT_ONCE = 16
+"""Runs that are put right side by side: an end can take half a minute, and the next ones run on meanwhile."""
 END_GRACE = timedelta(minutes=2)
 """How long the hub is left to end a run by itself: longer than any stop takes."""
 ATTEMPTS_KEPT = timedelta(days=1)
@@ -109,7 +111,13 @@ def site_of(runtime: Runtime) -> Site:
 
     from .clients.cluster import Cluster
 
-    return Cluster(kubernetes.aio, hub_id=settings.hub_id, namespace=settings.namespace, pools=runtime.pools)
+    return Cluster(
+        kubernetes.aio,
+        hub_id=settings.hub_id,
+        namespace=settings.namespace,
+        pools=runtime.pools,
+        grace_seconds=settings.stop_grace_seconds,
+    )
 
 
 class Fault(StrEnum):
@@ -362,8 +370,16 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
     looked_at = utcnow()
     runs = await site.runs()
     repairs = await asyncio.to_thread(_compare, runtime, names, known, runs, looked_at, site.vanished)
-    for repair in repairs:
-        await _repair(runtime, repair, site)
+    at_work = asyncio.Semaphore(AT_ONCE)
+
+    async def put_right(repair: Repair) -> None:
+        async with at_work:
+            await _repair(runtime, repair, site)
+
+    ended = await asyncio.gather(*map(put_right, repairs), return_exceptions=True)
+    for error in ended:
+        if error is not None:
+            raise error
     given_up = await asyncio.to_thread(_forget, runtime, looked_at)
     if given_up:
         await site.remove_volumes(given_up)

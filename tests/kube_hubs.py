@@ -231,7 +231,7 @@ configure(c)
         settings = self.runtime.settings
         cluster = Cluster(
             kubernetes.aio, hub_id=settings.hub_id, namespace=settings.namespace, pools=self.runtime.pools,
-            kubeconfig=str(self.kubeconfig),
+            grace_seconds=settings.stop_grace_seconds, kubeconfig=str(self.kubeconfig),
         )  # fmt: skip
         try:
             yield cluster
@@ -307,5 +307,4 @@ configure(c)
         self.until(
             lambda: {int(pod["metadata"]["labels"].get(ALLOCATION_LABEL, -1)) for pod in self.pods()} == held,
             "what lives is held",
-            seconds=30,
         )

@@ -213,6 +213,30 @@ def test_what_cannot_be_stopped_keeps_what_it_holds(box: Box, monkeypatch: pytes
     assert world.allocation(run.attempt).end_reason == EndReason.ORPHAN, "the first reason stays"
 
 
+def test_an_end_that_takes_long_holds_up_no_other(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = box.furnish()
+    first, second = world.run("alice", gpus=1), world.run("bob", gpus=1)
+    asked: list[int] = []
+    both = asyncio.Event()
+
+    async def stop(_site: object, allocation_id: int) -> bool:
+        asked.append(allocation_id)
+        if len(asked) == 2:
+            both.set()
+        if allocation_id == first.id:
+            raise Unavailable("The first one cannot be asked for.")
+        async with asyncio.timeout(20):
+            await both.wait()
+        return True
+
+    monkeypatch.setattr(clients.box.Box, "stop", stop)
+    with pytest.raises(Unavailable, match="first one"):
+        box.reconcile()
+    assert sorted(asked) == [first.id, second.id]
+    assert [one.id for one in world.open_runs()] == [first.id]
+    world.check()
+
+
 def test_without_the_hubs_word_nothing_is_decided(box: Box) -> None:
     world = box.furnish()
     run = world.run("alice", gpus=1)

@@ -34,7 +34,7 @@ from .pools import Binding, Pool, of
 log = logging.getLogger("remotegpu")
 
 STOP_SECONDS: Final = 30.0
-"""How long a removed pod may take to go, before it is left to the next look."""
+"""How long a removed pod may take to go after its grace, before it is left to the next look."""
 LOOK_SECONDS: Final = 0.5
 PARTS: Final = (SERVICES, INGRESSES, CONFIG_MAPS)
 """What a run may have beside its pod. The pod owns them, so the cluster itself removes what is left behind; here they
@@ -51,19 +51,19 @@ def selector(labels: dict[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
-async def end(
-    kubernetes: Kubernetes, namespace: str, hub_id: str, allocation_id: int, *, seconds: float = STOP_SECONDS
-) -> bool:
+async def end(kubernetes: Kubernetes, namespace: str, hub_id: str, allocation_id: int, *, grace_seconds: int) -> bool:
     """Remove all that belongs to a run. True only when no pod of it is left, not even one that is going.
+
+    `grace_seconds` is what its processes get between being asked to end and being killed.
 
     Raises: Unavailable when the cluster cannot be asked.
     """
     wanted = selector(labels_of(hub_id, allocation_id))
-    until = asyncio.get_running_loop().time() + seconds
+    until = asyncio.get_running_loop().time() + grace_seconds + STOP_SECONDS
     while True:
         left = (await kubernetes.list(PODS, namespace, labels=wanted)).items
         for pod in left:
-            await _end_pod(kubernetes, pod)
+            await _end_pod(kubernetes, pod, grace_seconds)
         if not left:
             break
         if asyncio.get_running_loop().time() > until:
@@ -76,12 +76,12 @@ async def end(
     return True
 
 
-async def _end_pod(kubernetes: Kubernetes, pod: Object) -> None:
+async def _end_pod(kubernetes: Kubernetes, pod: Object, grace_seconds: int) -> None:
     """Ask for its end; of a pod whose node does not answer, remove the entry: nobody else will."""
     metadata = pod["metadata"]
     given = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
     if not metadata.get("deletionTimestamp"):
-        await kubernetes.delete(PODS, **given)
+        await kubernetes.delete(PODS, **given, grace=grace_seconds)
     elif await _is_lost(kubernetes, pod):
         log.warning("pod %s: its node is gone or silent, so its entry is removed", metadata["name"])
         await kubernetes.delete(PODS, **given, grace=0)
@@ -114,10 +114,18 @@ class Cluster:
     """The hosts and runs of one hub on a cluster; nodes and pods are watched while it is open."""
 
     def __init__(
-        self, library: ModuleType, *, hub_id: str, namespace: str, pools: Sequence[Pool], kubeconfig: str | None = None
+        self,
+        library: ModuleType,
+        *,
+        hub_id: str,
+        namespace: str,
+        pools: Sequence[Pool],
+        grace_seconds: int = 1,
+        kubeconfig: str | None = None,
     ) -> None:
         self._library, self._kubeconfig = library, kubeconfig
         self._hub_id, self._namespace, self._pools = hub_id, namespace, pools
+        self._grace_seconds = grace_seconds
         self._kubernetes: Kubernetes | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.hosts_changed = asyncio.Event()
@@ -205,7 +213,7 @@ class Cluster:
     async def stop(self, allocation_id: int) -> bool:
         """End a run. Raises: Unavailable."""
         kubernetes, *_ = await self._open()
-        return await end(kubernetes, self._namespace, self._hub_id, allocation_id)
+        return await end(kubernetes, self._namespace, self._hub_id, allocation_id, grace_seconds=self._grace_seconds)
 
     async def remove_volumes(self, volume_ids: Collection[int]) -> None:
         """Remove the claims of volumes that were given up. Raises: Unavailable."""

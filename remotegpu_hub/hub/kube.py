@@ -262,7 +262,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         await self._start_watching_pods()
         key = f"{self.namespace}/{self.pod_name}"
         async with asyncio.timeout(self.start_timeout):
-            if not await self._remove_pod(max(int(self.delete_grace_period), 1)):
+            if not await self._remove_pod(self.runtime.settings.stop_grace_seconds):
                 self.pod_reflector.pods.pop(key, None)
             looks = 0
             while key in self.pod_reflector.pods:
@@ -297,7 +297,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
     async def clear(self, run: Run) -> bool:
         """Remove whatever of the run is left; True when the cluster says that no pod of it is."""
         try:
-            return await cluster.end(self.cluster, self.namespace, self._hub_id, run.allocation_id)
+            return await cluster.end(
+                self.cluster, self.namespace, self._hub_id, run.allocation_id,
+                grace_seconds=self.runtime.settings.stop_grace_seconds,
+            )  # fmt: skip
         except RemoteGPUError as error:
             self.log.warning("%s: %s", self._log_name, error)
             return False
