@@ -20,6 +20,7 @@ from .cli.money import Budgets, Prices
 from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
 from .cli.setup import Init, UpgradeDb
+from .cli.ssh_keys import SshKeys
 from .cli.stop import Stop, Usage
 from .cli.volumes import Volumes
 from .cli.workspaces import Workspaces
@@ -54,7 +55,8 @@ class RemoteGPUApp(Command):
         "images": (Images, "what can be run: list, set"),
         "flavors": (Flavors, "presets of resources: list, set"),
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
-        "environments": (Environments, "what users keep and run: list"),
+        "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
+        "environments": (Environments, "what users keep and run: list, access"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
     }
 

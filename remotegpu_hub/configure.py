@@ -32,7 +32,17 @@ from .domain.audit import SYSTEM
 from .errors import RemoteGPUError
 from .hub.local import DemoSpawner, LocalSpawner
 from .hub.wiring import SERVICES, missing_services, overwritten
-from .options import RemoteGPU, check_images, fail, given_in, is_port_range, options_of, read_quota, read_setting
+from .options import (
+    RemoteGPU,
+    check_images,
+    fail,
+    given_in,
+    is_port_range,
+    options_of,
+    read_ingress,
+    read_quota,
+    read_setting,
+)
 from .orm import Fact, PortService
 from .runtime import RUNTIME_VARIABLE, Runtime, Settings, utcnow
 from .units import parse_bytes, parse_cores, parse_money
@@ -163,6 +173,7 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         currency=options.currency,
         policy=options.policy,
         port_ranges={name: list(ports) for name, ports in options.port_ranges.items()},
+        ingress=read_ingress(options.ingress) if kubernetes else {},
         max_gpus=options.max_gpus,
         default_cpu_millis=read_setting("default_cpu", parse_cores, options.default_cpu),
         default_memory_bytes=read_setting("default_memory", parse_bytes, options.default_memory),
@@ -185,6 +196,7 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         home_bytes=_volume(options, "home_size") if kubernetes and not own_volumes else 0,
         shared_bytes=_volume(options, "shared_size") if kubernetes else 0,
         shared_storage_class=options.shared_storage_class,
+        ssh_user=options.ssh_user if kubernetes else "",
     )
 
 

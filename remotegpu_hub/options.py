@@ -38,6 +38,13 @@ class RemoteGPU(Configurable):
         help="""Outside ports by service, first and last, such as `{"tensorboard": (31000, 31099)}`. Only services named
         here can be asked for. Services: ssh, jupyter, vscode, tensorboard, custom. Default: none.""",
     ).tag(config=True)
+    ingress = Dict(
+        help="""Kubernetes: give what a browser can open (jupyter, vscode, tensorboard) an address of its own at the
+        cluster's Ingress instead of a node port: `{"host": "{service}-{run}.gpu.example.org", "class_name": "nginx",
+        "tls_secret": "wildcard"}`, or by path `{"host": "gpu.example.org", "path": "/{run}/{service}/"}`; further:
+        annotations. `{run}` is never used twice. Whoever reaches it reaches the program, without a login, unless your
+        controller asks for one. Default: none.""",
+    ).tag(config=True)
     max_gpus = Integer(8, min=1, help="Most GPUs that one environment can ask for. Default 8, a common host.").tag(
         config=True
     )
@@ -92,6 +99,11 @@ class RemoteGPU(Configurable):
     ).tag(config=True)
     shared_storage_class = Unicode(
         "", help="Kubernetes: storage class of shared volumes (ReadWriteMany). Default: the cluster's own default."
+    ).tag(config=True)
+    ssh_user = Unicode(
+        "jovyan",
+        help="""Kubernetes: the user of the images, as whom people log in by SSH where an environment has a port for it.
+        The image needs sshd (package openssh-server); it runs without root. Default: jupyter's own images' user.""",
     ).tag(config=True)
     runtime_file = Unicode(
         "remotegpu-runtime.json",
@@ -148,6 +160,31 @@ def _commands(image: Any) -> bool:
 
 _REFERENCE = re.compile(r"(?!local:)[a-z0-9][a-zA-Z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._/-]*)?(:[\w][\w.-]{0,127})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+INGRESS = {"host": "", "path": "/", "class_name": "", "tls_secret": "", "annotations": {}}
+_HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_PATH = re.compile(r"/([A-Za-z0-9._~-]+/)*")
+
+
+def read_ingress(given: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what was left out of `c.RemoteGPU.ingress`; empty stays empty."""
+    if not given:
+        return {}
+    unknown = given.keys() - INGRESS.keys()
+    if unknown:
+        fail(f"c.RemoteGPU.ingress has no {', '.join(sorted(map(str, unknown)))}: write of {', '.join(INGRESS)}.")
+    found: dict[str, Any] = {**INGRESS, **given}
+    if any(not isinstance(found[name], type(default)) for name, default in INGRESS.items()):
+        fail("c.RemoteGPU.ingress takes texts, and a dictionary of annotations.")
+    host, path = (found[name].replace("{run}", "1").replace("{service}", "vscode") for name in ("host", "path"))
+    if not _HOST.fullmatch(host) or len(host) > 200 or not _PATH.fullmatch(path) or len(host + path) > 230:
+        fail('c.RemoteGPU.ingress needs a host such as "{service}-{run}.gpu.example.org", and a path, where given, '
+             'that begins and ends with /, such as "/{run}/{service}/".')  # fmt: skip
+    both = found["host"] + found["path"]
+    if "{run}" not in both or "{service}" not in both:
+        fail("c.RemoteGPU.ingress needs {run} and {service} in its host or its path: else two would share an address.")
+    return found
 
 
 def is_port_range(ports: Any) -> bool:

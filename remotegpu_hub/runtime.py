@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from .clients import pools
 from .clients.pools import Pool
 from .db import open_engine
+from .domain import ports
 from .domain.environments import Rules
 from .domain.placement import POLICIES
 from .observed import Host
@@ -45,6 +46,8 @@ class Settings:
     currency: str = "USD"
     policy: str = "least-loaded"
     port_ranges: dict[str, list[int]] = field(default_factory=dict)
+    ingress: dict[str, Any] = field(default_factory=dict)
+    """As `c.RemoteGPU.ingress` says; empty for none."""
     max_gpus: int = 8
     default_cpu_millis: int = 1000
     default_memory_bytes: int = 2 * 2**30
@@ -68,6 +71,8 @@ class Settings:
     shared_bytes: int = 0
     """Size of a workspace's volume; 0 for none."""
     shared_storage_class: str = ""
+    ssh_user: str = ""
+    """Whom a user logs in as by SSH; empty: under the hub user's own name."""
     stop_grace_seconds: int = 1
     """What a pod's processes get between being asked to end and being killed, whoever ends it."""
     start_grace_seconds: int = 180
@@ -83,10 +88,13 @@ class Settings:
         return Rules(
             policy=POLICIES[self.policy](),
             port_ranges={name: range(first, last + 1) for name, (first, last) in self.port_ranges.items()},
+            ingress=ports.Ingress(self.ingress["host"], self.ingress["path"], bool(self.ingress["tls_secret"]))
+            if self.ingress
+            else None,
             max_gpus=self.max_gpus,
             default_cpu_millis=self.default_cpu_millis,
             default_memory_bytes=self.default_memory_bytes,
-            port_address="" if self.local else "cluster",
+            port_address="" if self.local else ports.ANY_NODE,
             volumes={
                 kind: size
                 for kind, size in ((VolumeKind.HOME, self.home_bytes), (VolumeKind.SHARED, self.shared_bytes))

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, update
 from .clients import processes
 from .clients.box import Box
 from .db import begin
-from .domain import allocations, environments, inventory, metering, users, volumes, workspaces
+from .domain import allocations, environments, inventory, keys, metering, users, volumes, workspaces
 from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
@@ -83,6 +83,9 @@ class Site(Protocol):
 
     async def remove_volumes(self, volume_ids: Collection[int]) -> None:
         """Remove what is still there of volumes that were given up."""
+
+    async def write_keys(self, keys: Mapping[int, str]) -> None:
+        """Let the owners of runs log in with these `authorized_keys`, by allocation."""
 
     async def close(self) -> None: ...
 
@@ -224,7 +227,7 @@ async def every(
 
 
 async def sync(runtime: Runtime, site: Site) -> None:
-    """Follow the hub's users and groups, and what the hosts have.
+    """Follow the hub's users and groups, what the hosts have, and who may log in by SSH.
 
     Raises: Unavailable when the database cannot be asked; of a site that cannot, the hosts stay as they were.
     """
@@ -236,6 +239,14 @@ async def sync(runtime: Runtime, site: Site) -> None:
         return
     await asyncio.to_thread(_sync_people, runtime)
     await asyncio.to_thread(_sync_hosts, runtime, site.pool, hosts)
+    wanted = await asyncio.to_thread(_keys, runtime)
+    if wanted:
+        await site.write_keys(wanted)
+
+
+def _keys(runtime: Runtime) -> dict[int, str]:
+    with begin(runtime.engine, read_only=True) as session:
+        return keys.of_runs(session)
 
 
 def _sync_people(runtime: Runtime) -> None:

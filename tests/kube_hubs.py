@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "library/base"
 TAG = "1.0"
 A100 = "A100-SXM4-80GB"
+SSHD = Path.home() / ".cache/remotegpu-test-cluster/openssh"
 SHARED = ("/usr", "/lib", "/lib64", "/bin")
 EATER = """
 import os, sys, threading, time
@@ -96,6 +97,8 @@ class KubeHub(GpuHub):
         volume_mounts = [
             {"name": one["name"], "mountPath": one["hostPath"]["path"], "readOnly": True} for one in volumes
         ]
+        volumes.append({"name": "sshd", "hostPath": {"path": str(SSHD)}})  # no image here has one of its own
+        volume_mounts.append({"name": "sshd", "mountPath": "/usr/local/sbin", "readOnly": True})
         volumes.append({"name": "runs", "hostPath": {"path": str(self.runs)}})
         volume_mounts.append({"name": "runs", "mountPath": str(self.runs)})
         digest = cluster.digest_of(f"{IMAGE}:{TAG}")
@@ -122,6 +125,7 @@ c.KubeSpawner.image_pull_secrets = ["registry"]
 c.KubeSpawner.volumes = {volumes!r}
 c.KubeSpawner.volume_mounts = {volume_mounts!r}
 c.KubeSpawner.uid = 1000
+c.KubeSpawner.environment = {{"LD_LIBRARY_PATH": "/usr/local/sbin"}}
 c.KubeSpawner.delete_grace_period = 1
 c.KubeSpawner.start_timeout = 60
 c.Spawner.poll_interval = 1
@@ -130,7 +134,7 @@ c.Spawner.http_timeout = 20
         ours = f"""
 from remotegpu_hub.configure import configure
 c.RemoteGPUKubeSpawner.unschedulable_seconds = 3
-c.RemoteGPU.port_ranges = {{"tensorboard": (31000, 31009), "custom": (31010, 31019)}}
+c.RemoteGPU.port_ranges = {{"tensorboard": (31000, 31009), "custom": (31010, 31019), "ssh": (31020, 31029)}}
 c.RemoteGPU.pools = [{{"name": "gpus", "simulated": True}}]
 c.RemoteGPU.default_cpu, c.RemoteGPU.default_memory = "0.1", "128M"
 c.RemoteGPU.images = {images!r}

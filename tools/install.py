@@ -170,8 +170,9 @@ SKIPPED_WITHOUT = "every test that starts a cluster (tests/hub/test_kube.py and 
 
 def has_kubernetes() -> bool:
     folder = Path(os.environ.get("KUBEBUILDER_ASSETS") or Path.home() / ".cache/remotegpu-test-cluster/k8s-1.20.2")
-    peers = ("etcd", "containerd", "runc", "docker-registry", "htpasswd", "iptables")
-    return all((folder / name).exists() for name in KUBERNETES) and all(shutil.which(name) for name in peers)
+    peers = ("etcd", "containerd", "runc", "docker-registry", "htpasswd", "iptables", "ssh")
+    there = [*(folder / name for name in KUBERNETES), Path.home() / ".cache/remotegpu-test-cluster/openssh/sshd"]
+    return all(path.exists() for path in there) and all(shutil.which(name) for name in peers)
 
 
 def kubernetes() -> None:

@@ -1,5 +1,6 @@
 """`remotegpu environments`: what users keep, and what of it runs."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -8,10 +9,11 @@ from sqlalchemy.orm import Session, selectinload
 from traitlets import Bool
 
 from .. import words
-from ..domain import environments, prices, users, workspaces
+from ..domain import environments, ports, prices, users, workspaces
+from ..errors import NotFound
 from ..orm import Allocation, AllocationSlot, AllocationState, Deadline, Environment
 from ..units import show_bytes, show_thousandths
-from .command import Command, Text, option
+from .command import Command, Text, option, whole
 from .tables import Column, Row, iso, short
 
 
@@ -123,7 +125,42 @@ class EnvironmentsList(Command):
         self.show_rows("environments", rows, COLUMNS, empty="There are no such environments.")
 
 
+ACCESS = [
+    Column("SERVICE", "service"),
+    Column("ADDRESS", "address"),
+    Column("PASTE", lambda row: row["command"] or row["url"]),
+    Column("BEHIND THE HUB'S LOGIN", "hub_path"),
+]
+
+
+class EnvironmentsAccess(Command):
+    name = "access"
+    words = ("ID",)
+    description = (
+        "Show how the ports of a running environment are reached: what to paste, and the path below the hub's address "
+        "that asks for the hub's login first (the image needs jupyter-server-proxy for it)."
+    )
+    examples = "remotegpu environments access 17"
+
+    def run(self) -> None:
+        number = whole(self.need(0), "ID")
+        running = self.place.running
+        with self.transaction(read_only=True) as session:
+            run = session.scalar(
+                select(Allocation).where(
+                    Allocation.environment_id == number, Allocation.state != AllocationState.ENDED
+                )
+            )  # fmt: skip
+            if run is None:
+                raise NotFound("A running environment with this ID")
+            rows = [asdict(one) for one in ports.ways(run, login=running.ssh_user if running else "USER")]
+        self.show_rows("access", rows, ACCESS, empty="It has no ports: stop it and start it with some.")
+
+
 class Environments(EnvironmentsList):
     name = "environments"
     description = "What users keep, and what of it runs. Without a command: list them."
-    subcommands = {"list": (EnvironmentsList, "list them with what they hold")}  # noqa: RUF012 - traitlets reads it
+    subcommands = {  # noqa: RUF012 - traitlets reads it from the class
+        "list": (EnvironmentsList, "list them with what they hold"),
+        "access": (EnvironmentsAccess, "how the ports of one are reached"),
+    }

@@ -60,5 +60,8 @@ class Box:
     async def remove_volumes(self, volume_ids: Collection[int]) -> None:
         """Nothing: homes of this machine are its system users' own."""
 
+    async def write_keys(self, keys: Mapping[int, str]) -> None:
+        """Nothing: people log in to this machine by its own sshd."""
+
     async def close(self) -> None:
         """Nothing is open."""

@@ -5,9 +5,10 @@ label is ever touched."""
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import ModuleType
@@ -28,7 +29,7 @@ from .kubernetes import (
     Mirror,
     Object,
 )
-from .nodes import ALLOCATION_LABEL, HUB_LABEL, VOLUME_LABEL
+from .nodes import ALLOCATION_LABEL, HUB_LABEL, PREFIX, VOLUME_LABEL
 from .pools import Binding, Pool, of
 
 log = logging.getLogger("remotegpu")
@@ -40,6 +41,10 @@ PARTS: Final = (SERVICES, INGRESSES, CONFIG_MAPS)
 """What a run may have beside its pod. The pod owns them, so the cluster itself removes what is left behind; here they
 are removed before the run's ports are given to others."""
 FIRST_LIST_SECONDS: Final = 30.0
+KEYS_FILE: Final = "authorized_keys"
+KEYS_SUFFIX: Final = "-ssh"
+"""Behind the pod's name, the name of the ConfigMap with its keys."""
+KEYS_ANNOTATION: Final = PREFIX + "ssh-keys"
 
 
 def labels_of(hub_id: str, allocation_id: int) -> dict[str, str]:
@@ -214,6 +219,21 @@ class Cluster:
         """End a run. Raises: Unavailable."""
         kubernetes, *_ = await self._open()
         return await end(kubernetes, self._namespace, self._hub_id, allocation_id, grace_seconds=self._grace_seconds)
+
+    async def write_keys(self, keys: Mapping[int, str]) -> None:
+        """Bring the `authorized_keys` of runs up to date, by allocation. A change of its pod makes the kubelet look at
+        once instead of a minute later. Raises: Unavailable."""
+        kubernetes, *_ = await self._open()
+        ours = f"{HUB_LABEL}={self._hub_id},{ALLOCATION_LABEL}"
+        for there in (await kubernetes.list(CONFIG_MAPS, self._namespace, labels=ours)).items:
+            name, data = there["metadata"]["name"], there.get("data") or {}
+            wanted = keys.get(int(there["metadata"]["labels"][ALLOCATION_LABEL]))
+            if KEYS_FILE not in data or wanted is None or data[KEYS_FILE] == wanted:
+                continue
+            seen = {"metadata": {"annotations": {KEYS_ANNOTATION: hashlib.sha256(wanted.encode()).hexdigest()}}}
+            with contextlib.suppress(NotFound):  # it is ending
+                await kubernetes.patch(CONFIG_MAPS, name, {"data": {KEYS_FILE: wanted}}, self._namespace)
+                await kubernetes.patch(PODS, name.removesuffix(KEYS_SUFFIX), seen, self._namespace)
 
     async def remove_volumes(self, volume_ids: Collection[int]) -> None:
         """Remove the claims of volumes that were given up. Raises: Unavailable."""

@@ -98,6 +98,7 @@ def admit(
             services=wish.ports,
             address=rules.port_address or allocation.host.address,
             ranges=rules.port_ranges,
+            ingress=rules.ingress,
             busy=busy_ports,
             same_inside=same_inside,
         )

@@ -28,7 +28,7 @@ from ..units import GIB, show_bytes
 from . import catalog, inventory, quotas, workspaces
 from .audit import Actor, record
 from .placement import LeastLoaded, Policy
-from .ports import Ranges, check_services
+from .ports import WEB, Ingress, Ranges, check_services
 from .volumes import Sizes
 from .workspaces import check_display_name
 
@@ -198,6 +198,7 @@ class Rules:
 
     policy: Policy = field(default_factory=LeastLoaded)
     port_ranges: Ranges = field(default_factory=dict)
+    ingress: Ingress | None = None
     max_gpus: int = 8
     default_cpu_millis: int = 1000
     default_memory_bytes: int = 2 * GIB
@@ -205,6 +206,11 @@ class Rules:
     volumes: Sizes = field(default_factory=dict)
     port_address: str = ""
     """Where outside ports are, if not on each host by itself: a cluster opens a node port on all of its nodes."""
+
+    @property
+    def port_services(self) -> tuple[str, ...]:
+        """What a port can be asked for."""
+        return tuple(dict.fromkeys([*self.port_ranges, *(sorted(WEB) if self.ingress else ())]))
 
 
 TRANSITIONS: dict[EnvironmentState, frozenset[EnvironmentState]] = {
@@ -265,7 +271,7 @@ def resolve(
     if gpus and gpu_model not in inventory.known_models(session):
         raise Invalid("{value} is not a GPU model of this hub.", value=gpu_model)
     services = choice.ports if choice.ports is not None else tuple(kept.ports) if kept else ()
-    check_services(services, rules.port_ranges)
+    check_services(services, rules.port_services)
     name = choice.name or (kept.display_name if kept else "") or server_name or image.display_name
     return Wish(
         workspace_id=workspace.id,

@@ -93,7 +93,7 @@ def offers(
         ),
         flavors=tuple(_flavors(desk)),
         gpus=tuple(_gpus(desk)),
-        port_services=tuple(rules.port_ranges),
+        port_services=rules.port_services,
         quote=quote(desk, wish) if wish and member else None,
         simulated=any(one.simulated for one in stock.values()),
         insecure_demo=insecure_demo,

@@ -13,7 +13,7 @@ from traitlets import Float, Unicode
 
 from .. import words
 from ..clients import cluster, pods
-from ..clients.kubernetes import CLAIM_TEMPLATES, PODS, SERVICES, VOLUME_CLAIMS, Kubernetes
+from ..clients.kubernetes import CLAIM_TEMPLATES, CONFIG_MAPS, INGRESSES, PODS, SERVICES, VOLUME_CLAIMS, Kubernetes
 from ..clients.nodes import HUB_LABEL, quantity
 from ..clients.pods import Trouble
 from ..clients.pools import Binding, Pool
@@ -21,6 +21,7 @@ from ..errors import Abandoned, Denied, Invalid, NotFound, RemoteGPUError, Start
 from ..orm import EndReason, VolumeKind
 from ..runtime import utcnow
 from . import pod as builder
+from . import ssh
 from .spawner import Held, HeldVolume, RemoteGPUMixin, Run
 
 LOOK_SECONDS = 0.3
@@ -106,6 +107,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                 labels=self._labels(held),
             )  # fmt: skip
 
+        if ssh.asked_for(held):
+            files = ssh.config_map(held, pod_name=self.pod_name, hub_id=self._hub_id)
+            await self.cluster.ensure(CONFIG_MAPS, files, self.namespace, labels=self._labels(held))
+
     async def _ensure_claim(self, volume: HeldVolume, held: Held) -> None:
         """Make the volume's claim, or let it grow. One that its storage class does not let grow stays as it is."""
         shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
@@ -155,6 +160,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         service = builder.service(made, held=held, hub_id=self._hub_id)
         if service is not None:
             await self.cluster.ensure(SERVICES, service, self.namespace, labels=self._labels(held))
+        web = builder.ingress(made, held=held, hub_id=self._hub_id, settings=self.runtime.settings.ingress)
+        if web is not None:
+            for kind, part in zip((SERVICES, INGRESSES), web, strict=True):
+                await self.cluster.ensure(kind, part, self.namespace, labels=self._labels(held))
         return True
 
     def is_pod_running(self, pod: Any) -> bool:

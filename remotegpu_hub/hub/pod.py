@@ -13,6 +13,8 @@ from ..clients import cluster, nodes
 from ..clients.nodes import PREFIX, VOLUME_LABEL
 from ..clients.pods import CONTAINER
 from ..clients.pools import Binding, Pool
+from ..domain.ports import Ingress
+from . import ssh
 from .spawner import Held, HeldVolume
 
 Object = dict[str, Any]
@@ -59,6 +61,8 @@ def complete(manifest: Object, *, held: Held, pool: Pool, hub_id: str, home: str
             _hide_gpus(other)
     _place(spec, held, pool)
     _mount(spec, container, held, hub_id, home)
+    if ssh.asked_for(held):
+        ssh.mount(spec, container, pod_name=metadata["name"])
     spec["restartPolicy"] = "Never"  # each end has its reason, and is billed to its second
     spec["automountServiceAccountToken"] = False
     spec["enableServiceLinks"] = False
@@ -200,8 +204,9 @@ def _mount(spec: Object, container: Object, held: Held, hub_id: str, home: str) 
 
 
 def service(pod: Object, *, held: Held, hub_id: str) -> Object | None:
-    """The node ports of a run, owned by its pod; None where it has no ports."""
-    if not held.ports:
+    """The node ports of a run, owned by its pod; None where it has none."""
+    ports = [port for port in held.ports if not port.at_ingress]
+    if not ports:
         return None
     labels = cluster.labels_of(hub_id, held.allocation_id)
     return {
@@ -214,10 +219,51 @@ def service(pod: Object, *, held: Held, hub_id: str) -> Object | None:
             "ports": [
                 {"name": port.service, "protocol": "TCP", "port": port.external, "targetPort": port.internal,
                  "nodePort": port.external}
-                for port in held.ports
+                for port in ports
             ],
         },
     }  # fmt: skip
+
+
+def ingress(pod: Object, *, held: Held, hub_id: str, settings: Object) -> tuple[Object, Object] | None:
+    """A service inside the cluster and the Ingress that leads to it, owned by the pod; None where the run has nothing
+    there. `settings` are `c.RemoteGPU.ingress`."""
+    ports = [port for port in held.ports if port.at_ingress]
+    if not ports:
+        return None
+    labels = cluster.labels_of(hub_id, held.allocation_id)
+    name = f"{pod['metadata']['name']}-web"
+    template = Ingress(settings["host"], settings["path"])
+    by_host: dict[str, list[Object]] = {}
+    for port in ports:
+        host, path = template.at(run=held.allocation_id, service=port.service)
+        backend = {"service": {"name": name, "port": {"number": port.internal}}}
+        by_host.setdefault(host, []).append({"path": path, "pathType": "Prefix", "backend": backend})
+    spec: Object = {"rules": [{"host": host, "http": {"paths": paths}} for host, paths in by_host.items()]}
+    if settings["class_name"]:
+        spec["ingressClassName"] = settings["class_name"]
+    if settings["tls_secret"]:
+        spec["tls"] = [{"hosts": list(by_host), "secretName": settings["tls_secret"]}]
+    common = {"name": name, "labels": labels, "ownerReferences": [owner(pod)]}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": common,
+        "spec": {
+            "selector": labels,
+            "ports": [
+                {"name": port.service, "protocol": "TCP", "port": port.internal, "targetPort": port.internal}
+                for port in ports
+            ],
+        },
+    }
+    way = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {**common, "annotations": dict(settings["annotations"])},
+        "spec": spec,
+    }
+    return service, way
 
 
 def owner(pod: Object) -> Object:

@@ -21,12 +21,12 @@ from traitlets import Unicode
 
 from .. import choices, words
 from ..db import begin
-from ..domain import allocations, environments, users, volumes, workspaces
+from ..domain import allocations, environments, keys, users, volumes, workspaces
 from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
 from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, StartFailed, Unavailable
-from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, User, Volume
+from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, PortService, User, Volume
 from ..runtime import Runtime, utcnow
 from . import form
 from .wiring import overwritten
@@ -61,6 +61,7 @@ class HeldPort:
     service: str
     internal: int
     external: int
+    at_ingress: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Held:
     memory_bytes: int
     ports: tuple[HeldPort, ...]
     volumes: tuple[HeldVolume, ...] = ()
+    ssh_keys: str = ""
+    """The lines of `authorized_keys`, where it has a port for SSH."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +310,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         with begin(runtime.engine, read_only=True) as session:
             run = session.get_one(Allocation, allocation_id, options=_HELD)
             there = volumes.of_run(session, user_id=run.user_id, workspace_id=run.workspace_id)
-            return _held(run, [there[kind] for kind in runtime.rules.volumes])
+            ssh = any(port.service == PortService.SSH for port in run.ports)
+            lines = keys.authorized(session, user_ids=[run.user_id])[run.user_id] if ssh else ""
+            return _held(run, [there[kind] for kind in runtime.rules.volumes], lines)
 
     @contextlib.contextmanager
     def _reading_as(self, caller: Caller, now: datetime) -> Iterator[tuple[Session, User]]:
@@ -578,7 +583,7 @@ _HELD = (
 )
 
 
-def _held(allocation: Allocation, storage: Sequence[Volume]) -> Held:
+def _held(allocation: Allocation, storage: Sequence[Volume], ssh_keys: str) -> Held:
     return Held(
         allocation_id=allocation.id,
         attempt=allocation.attempt,
@@ -597,8 +602,12 @@ def _held(allocation: Allocation, storage: Sequence[Volume]) -> Held:
         simulated=bool(allocation.slots) and allocation.host.simulated,
         cpu_millis=allocation.cpu_millis,
         memory_bytes=allocation.memory_bytes,
-        ports=tuple(HeldPort(one.service.value, one.internal_port, one.external_port) for one in allocation.ports),
+        ports=tuple(
+            HeldPort(one.service.value, one.internal_port, one.external_port, at_ingress=bool(one.url))
+            for one in allocation.ports
+        ),
         volumes=tuple(HeldVolume(one.kind.value, one.id, one.size_bytes) for one in storage),
+        ssh_keys=ssh_keys,
     )
 
 

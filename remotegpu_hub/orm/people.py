@@ -70,6 +70,30 @@ class User(HasId, Base):
     )
 
 
+class SshKey(HasId, Base):
+    """A public key with which its user may log in where an environment has a port for SSH."""
+
+    __tablename__ = PREFIX + "ssh_keys"
+    user_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "users.id"))
+    name: Mapped[str] = mapped_column(String(100))
+    public_key: Mapped[str] = mapped_column(String(2000))
+    """Kind and base64, as `authorized_keys` takes them."""
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "uq_remotegpu_ssh_keys_live",
+            "user_id",
+            "fingerprint",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        NO_REUSE,
+    )
+
+
 class Workspace(HasId, Base):
     """The team that owns environments, quotas, a budget and invoices. `~user` is a person's own."""
 

@@ -367,6 +367,17 @@ c.JupyterHub.spawner_class = Own
         pytest.param('c.RemoteGPU.pools = [{"name": "a", "binding": "x"}]', "not a binding", id="an unknown binding"),
         pytest.param('c.RemoteGPU.home_size = "much"', "home_size", id="a size that is none"),
         pytest.param("c.KubeSpawner.enable_user_namespaces = True", "one namespace", id="a namespace for each user"),
+        *(
+            pytest.param(f"c.RemoteGPU.ingress = {given!r}", word, id=f"Ingress: {about}")
+            for given, word, about in (
+                ({"host": "gpu.example.org"}, "{run} and {service}", "two would share it"),
+                ({"host": "{service}-{run}.example.org", "clas": "nginx"}, "clas", "unknown word"),
+                ({"path": "/{run}/{service}/"}, "needs a host", "no host"),
+                ({"host": "http://{service}-{run}.example.org"}, "needs a host", "a URL"),
+                ({"host": "{service}-{run}.example.org", "path": "x"}, "needs a host", "no path"),
+                ({"host": "{service}-{run}.example.org", "tls_secret": True}, "texts", "no text"),
+            )
+        ),
         pytest.param('c.KubeSpawner.profile_list = [{"display_name": "x"}]', "profile_list", id="profiles"),
         pytest.param(
             "from kubespawner import KubeSpawner\nclass Mine(KubeSpawner):\n    pass\nc.JupyterHub.spawner_class = Mine",

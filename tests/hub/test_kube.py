@@ -2,19 +2,21 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from remotegpu_hub.clients.kubernetes import NODES, PODS, SERVICES, VOLUME_CLAIMS
-from remotegpu_hub.clients.nodes import VOLUME_LABEL, is_ready
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, NODES, PODS, SERVICES, VOLUME_CLAIMS
+from remotegpu_hub.clients.nodes import HUB_LABEL, VOLUME_LABEL, is_ready
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import volumes
-from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState
+from remotegpu_hub.domain import keys, users, volumes
+from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState, SshKey
 from tests.cluster.cluster import NODE, LocalCluster
 from tests.kube_hubs import A100, KubeHub
 from tests.worlds import ADMIN
@@ -158,6 +160,74 @@ def test_a_port_is_reached_from_outside_and_is_given_back(hub: KubeHub):
     assert hub.kube(lambda kube: kube.list(SERVICES, hub.namespace)).items == []
     hub.start_server("alice", {"ports": ["tensorboard"]})
     assert hub.run_of("alice").ports[0].external_port == port.external_port
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key pair that ssh-keygen made."""
+
+    file: Path
+
+    @classmethod
+    def make(cls, folder: Path, name: str) -> "Key":
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", folder / name], check=True)
+        return cls(folder / name)
+
+    @property
+    def public(self) -> str:
+        return self.file.with_suffix(".pub").read_text()
+
+    @property
+    def fingerprint(self) -> str:
+        told = subprocess.run(["ssh-keygen", "-l", "-f", self.file], check=True, capture_output=True, text=True)
+        return told.stdout.split()[1]
+
+    def login(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run what `access` shows, with some words at its end."""
+        program, *rest = command.split()
+        options = {"IdentityFile": self.file, "IdentitiesOnly": "yes", "BatchMode": "yes", "ConnectTimeout": "5",
+                   "UserKnownHostsFile": self.file.parent / "known", "StrictHostKeyChecking": "accept-new"}  # fmt: skip
+        given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return subprocess.run([program, *given, *rest, *words], capture_output=True, text=True, timeout=30)
+
+
+def add_key(hub: KubeHub, user: str, key: Key) -> SshKey:
+    with begin(hub.engine) as session:
+        return keys.add(
+            session, user=users.current(session, name=user), text=key.public, actor=ADMIN, now=hub.world.now
+        )  # fmt: skip
+
+
+def test_who_has_the_key_logs_in_and_a_key_added_later_is_let_in_without_a_restart(hub: KubeHub, tmp_path: Path):
+    first, later, foreign = (Key.make(tmp_path, name) for name in ("first", "later", "foreign"))
+    kept = add_key(hub, "alice", first)
+    add_key(hub, "bob", foreign)
+    assert kept.fingerprint == first.fingerprint, "as ssh-keygen shows it"
+    hub.start_server("alice", {"ports": ["ssh"], "gpus": 1, "gpu_model": A100})
+    me = hub.service("workspaces", "api/me", token=hub.token_of("alice")).json()
+    (way,) = next(one["run"]["access"] for one in me["environments"] if one["run"])
+    hub.until(lambda: first.login(way["command"], "true").returncode == 0, "the node port leads there", seconds=20)
+    said = first.login(way["command"], "echo $REMOTEGPU_WORKSPACE $CUDA_DEVICE_ORDER; id -un; ls ~/.ssh").stdout.split()
+    assert said[:3] == ["lab", "PCI_BUS_ID", "jovyan"]
+    assert "remotegpu_host_ed25519_key" in said, "clients know the host again"
+    tty = first.login(way["command"].replace("ssh ", "ssh -tt "), "tty")
+    assert tty.stdout.startswith("/dev/pts/"), tty.stderr
+    for refused in (foreign, later):
+        assert "Permission denied (publickey)" in refused.login(way["command"], "true").stderr
+
+    add_key(hub, "alice", later)
+    hub.until(lambda: later.login(way["command"], "true").returncode == 0, "a later key is let in", seconds=90)
+    with begin(hub.engine) as session:
+        alice = users.current(session, name="alice")
+        keys.remove(session, user=alice, key_id=kept.id, actor=ADMIN, now=hub.world.now)
+    hub.until(lambda: first.login(way["command"], "true").returncode != 0, "a removed key is not", seconds=90)
+    assert later.login(way["command"], "true").returncode == 0
+
+    hub.stop_server("alice")
+    assert hub.kube(lambda kube: kube.list(CONFIG_MAPS, hub.namespace, labels=f"{HUB_LABEL}={hub.hub_id}")).items == []
+    hub.start_server("alice", {"ports": ["ssh"]})
+    again = later.login(way["command"], "true")
+    assert again.returncode == 0, f"the same host: {again.stderr}"
 
 
 def foreign_pod(gpus: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from kubespawner.objects import make_pod
 
 from remotegpu_hub.clients.pools import Binding, Pool
 from remotegpu_hub.hub import pod as builder
+from remotegpu_hub.hub import ssh
 from remotegpu_hub.hub.spawner import Held, HeldGpu, HeldPort, HeldVolume
 from tests.hubs import ROOT
 
@@ -85,12 +86,12 @@ LABELS = {"remotegpu-hub/hub": HUB, "remotegpu-hub/allocation": "41"}
 
 
 def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
-    held = replace(HELD, gpus=NVIDIA, gpu_model="A100", simulated=True, ports=(HeldPort("ssh", 22, 31022),),
+    held = replace(HELD, gpus=NVIDIA, gpu_model="A100", simulated=True, ports=(HeldPort("ssh", 2222, 31022),),
                    volumes=(HeldVolume("home", 9, 2**33), HeldVolume("shared", 2, 2**33)))  # fmt: skip
     amounts = {"cpu": "1500m", "memory": str(2**32), "nvidia.com/gpu": "2"}
     env = {
         "HOME": "/home/x", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "REMOTEGPU_ALLOCATION_ID": "41",
-        "REMOTEGPU_ENVIRONMENT_ID": "3", "REMOTEGPU_PORT_SSH": "22", "REMOTEGPU_SIMULATED_GPUS": "1",
+        "REMOTEGPU_ENVIRONMENT_ID": "3", "REMOTEGPU_PORT_SSH": "2222", "REMOTEGPU_SIMULATED_GPUS": "1",
         "REMOTEGPU_WORKSPACE": "lab",
     }  # fmt: skip
     assert complete(held) == {
@@ -113,6 +114,7 @@ def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
                 {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(2**31)}},
                 {"name": "home", "persistentVolumeClaim": {"claimName": "rgpu-home-9-01234567"}},
                 {"name": "shared", "persistentVolumeClaim": {"claimName": "rgpu-shared-2-01234567"}},
+                {"name": "ssh", "configMap": {"name": "rgpu-alice-41-01234567-ssh"}},
             ],
             "containers": [{
                 "name": "notebook", "workingDir": "/home/jovyan", "args": ["jupyterhub-singleuser"],
@@ -124,7 +126,9 @@ def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
                 "volumeMounts": [
                     {"name": "shm", "mountPath": "/dev/shm"}, {"name": "home", "mountPath": "/home/jovyan"},
                     {"name": "shared", "mountPath": "/home/jovyan/shared"},
+                    {"name": "ssh", "mountPath": "/etc/remotegpu/ssh", "readOnly": True},
                 ],
+                "lifecycle": {"postStart": {"exec": {"command": ["sh", "/etc/remotegpu/ssh/start_sshd"]}}},
             }],
         },
     }  # fmt: skip
@@ -248,6 +252,25 @@ POD = {"metadata": {"name": "rgpu-alice-41-01234567", "uid": "uid-1"}}
 OWNER = [{"apiVersion": "v1", "kind": "Pod", "name": "rgpu-alice-41-01234567", "uid": "uid-1"}]
 
 
+def test_keys_and_what_listens_for_them_are_files_of_the_run() -> None:
+    held = replace(HELD, ports=(HeldPort("ssh", 2222, 31022),), ssh_keys="ssh-ed25519 AAAA\n")
+    made = ssh.config_map(held, pod_name="rgpu-alice-41-01234567", hub_id=HUB)
+    assert made["metadata"] == {"name": "rgpu-alice-41-01234567-ssh", "labels": LABELS}
+    assert made["data"]["authorized_keys"] == "ssh-ed25519 AAAA\n"
+    assert made["data"].keys() == {"authorized_keys", "sshd_config", "start_sshd"}
+    assert "ssh" not in [one["name"] for one in complete()["spec"]["volumes"]]
+
+
+def test_ssh_begins_after_what_the_operator_lets_run_first() -> None:
+    held = replace(HELD, ports=(HeldPort("ssh", 2222, 31022),))
+    hooks = {"postStart": {"exec": {"command": ["cp", "a b", "c"]}}, "preStop": {"exec": {"command": ["sync"]}}}
+    made = server_of(complete(held, lifecycle_hooks=hooks))["lifecycle"]
+    assert made["postStart"]["exec"]["command"] == [
+        "sh", "-c", '"$@" && exec sh /etc/remotegpu/ssh/start_sshd', "-", "cp", "a b", "c",
+    ]  # fmt: skip
+    assert made["preStop"] == hooks["preStop"]
+
+
 def test_node_ports_are_a_service_that_the_pod_owns() -> None:
     held = replace(HELD, ports=(HeldPort("ssh", 22, 31022), HeldPort("tensorboard", 6006, 31006)))
     assert builder.service(POD, held=HELD, hub_id=HUB) is None
@@ -259,6 +282,47 @@ def test_node_ports_are_a_service_that_the_pod_owns() -> None:
             {"name": "tensorboard", "protocol": "TCP", "port": 31006, "targetPort": 6006, "nodePort": 31006},
         ]},
     }  # fmt: skip
+
+
+INGRESS = {"host": "{service}-{run}.gpu.example.org", "path": "/", "class_name": "nginx", "tls_secret": "wildcard",
+           "annotations": {"a": "b"}}  # fmt: skip
+WEB = (HeldPort("tensorboard", 6006, 443, at_ingress=True), HeldPort("ssh", 2222, 31022))
+
+
+def test_what_a_browser_opens_is_at_the_ingress_and_has_no_node_port() -> None:
+    held = replace(HELD, ports=WEB)
+    nodes = builder.service(POD, held=held, hub_id=HUB)
+    assert nodes is not None
+    assert [one["name"] for one in nodes["spec"]["ports"]] == ["ssh"]
+    named = {"name": "rgpu-alice-41-01234567-web", "labels": LABELS, "ownerReferences": OWNER}
+    assert builder.ingress(POD, held=held, hub_id=HUB, settings=INGRESS) == (
+        {
+            "apiVersion": "v1", "kind": "Service", "metadata": named,
+            "spec": {"selector": LABELS, "ports": [
+                {"name": "tensorboard", "protocol": "TCP", "port": 6006, "targetPort": 6006}]},
+        },
+        {
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {**named, "annotations": {"a": "b"}},
+            "spec": {
+                "ingressClassName": "nginx",
+                "tls": [{"hosts": ["tensorboard-41.gpu.example.org"], "secretName": "wildcard"}],
+                "rules": [{"host": "tensorboard-41.gpu.example.org", "http": {"paths": [{
+                    "path": "/", "pathType": "Prefix",
+                    "backend": {"service": {"name": "rgpu-alice-41-01234567-web", "port": {"number": 6006}}}}]}}],
+            },
+        },
+    )  # fmt: skip
+    assert builder.ingress(POD, held=replace(HELD, ports=WEB[1:]), hub_id=HUB, settings={}) is None
+
+
+def test_several_services_of_a_run_share_a_host_by_their_paths() -> None:
+    held = replace(HELD, ports=(WEB[0], HeldPort("vscode", 8080, 80, at_ingress=True)))
+    settings = {**INGRESS, "host": "gpu.example.org", "path": "/{run}/{service}/", "class_name": "", "tls_secret": ""}
+    made = builder.ingress(POD, held=held, hub_id=HUB, settings=settings)
+    assert made is not None
+    (rule,) = made[1]["spec"]["rules"]
+    assert made[1]["spec"].keys() == {"rules"}
+    assert [one["path"] for one in rule["http"]["paths"]] == ["/41/tensorboard/", "/41/vscode/"]
 
 
 @pytest.mark.parametrize("kind", ["home", "shared"])
@@ -296,6 +360,12 @@ def manifests() -> list[Any]:
     rules = yaml.safe_load_all((ROOT / "docs" / "kubernetes-rbac.yaml").read_text())
     return [
         *pods,
+        *(
+            pytest.param(part, "1.25", id=f"at the Ingress, {part['kind']}")
+            for part in builder.ingress(POD, held=replace(HELD, ports=WEB), hub_id=HUB, settings=INGRESS) or ()
+        ),
+        pytest.param(ssh.config_map(held, pod_name="p", hub_id=HUB), "1.25", id="keys"),
+        pytest.param(complete(held), "1.25", id="pod, ssh"),
         pytest.param(builder.service(POD, held=held, hub_id=HUB), "1.25", id="service"),
         pytest.param(
             builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), "1.25", id="claim"

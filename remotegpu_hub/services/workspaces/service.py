@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from ... import choices, workers
 from ...clients.hub import HubClient
-from ...domain import allocations, budgets, quotas, workspaces
+from ...domain import allocations, budgets, ports, quotas, workspaces
 from ...domain import environments as street
 from ...domain.offers import offers
 from ...orm import Allocation, AllocationState
@@ -55,7 +55,9 @@ class Me(Handler):
         return {
             "name": user.name,
             "workspaces": [_workspace(session, user.id, member) for member in workspaces.of_user(session, user=user)],
-            "environments": [_environment(session, one) for one in street.of_user(session, user=user)],
+            "environments": [
+                _environment(session, one, self.runtime.settings.ssh_user) for one in street.of_user(session, user=user)
+            ],
         }
 
 
@@ -78,7 +80,7 @@ def _workspace(session: Session, user_id: int, member: Any) -> dict[str, Any]:
     }
 
 
-def _environment(session: Session, one: Any) -> dict[str, Any]:
+def _environment(session: Session, one: Any, login: str) -> dict[str, Any]:
     open_run = session.query(Allocation).filter(
         Allocation.environment_id == one.id, Allocation.state != AllocationState.ENDED
     ).first()  # fmt: skip
@@ -102,6 +104,7 @@ def _environment(session: Session, one: Any) -> dict[str, Any]:
             "price_per_hour": open_run.price_per_hour,
             "gpus": [slot.gpu.uuid for slot in open_run.slots],
             "ports": {port.service.value: port.external_port for port in open_run.ports},
+            "access": ports.ways(open_run, login=login),
         },
     }
 

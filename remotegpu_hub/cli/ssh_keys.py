@@ -1,0 +1,96 @@
+"""`remotegpu ssh-keys`: the public keys with which users log in where an environment has a port for SSH."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..domain import keys, users
+from ..orm import SshKey
+from ..runtime import utcnow
+from .command import Command, Text, option, whole
+from .people import user as find_user
+from .stop import Usage
+from .tables import Column, iso, short
+
+COLUMNS = [
+    Column("KEY", "id", right=True),
+    Column("NAME", "name"),
+    Column("FINGERPRINT", "fingerprint"),
+    Column("SINCE", lambda row: short(row["created_at"])),
+]
+LARGEST_BYTES = 20_000
+
+
+def plain(key: SshKey) -> dict[str, Any]:
+    """A key for programs."""
+    return {
+        "id": key.id, "name": key.name, "public_key": key.public_key, "fingerprint": key.fingerprint,
+        "created_at": iso(key.created_at),
+    }  # fmt: skip
+
+
+class KeysList(Command):
+    name = "list"
+    words = ("USER",)
+    description = "List a user's public keys."
+
+    def run(self) -> None:
+        with self.transaction(read_only=True) as session:
+            user = users.by_name(session, name=self.need(0))
+            rows = [plain(one) for one in keys.of_user(session, user=user)]
+        self.show_rows("ssh_keys", rows, COLUMNS, empty=f"{self.need(0)} has no keys.")
+
+
+class KeysAdd(Command):
+    name = "add"
+    words = ("USER", "[FILE]")
+    description = (
+        "Keep a public key of a user: the one line of a file such as id_ed25519.pub, or of the standard input. It is "
+        "let in within a minute, also where an environment runs already."
+    )
+    examples = "remotegpu ssh-keys add alice ~/.ssh/id_ed25519.pub\nssh-add -L | head -1 | remotegpu ssh-keys add alice"
+    called = option(Text(help="What the key is called. Default: its comment."), "name", "NAME")
+
+    def run(self) -> None:
+        path = self.word(1)
+        try:
+            text = sys.stdin.read(LARGEST_BYTES) if path in (None, "-") else _read(Path(str(path)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise Usage(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not a text'}.") from error
+        with self.transaction() as session:
+            user = find_user(session, self.need(0), now=utcnow())
+            row = plain(keys.add(session, user=user, text=text, name=self.called or "", actor=self.actor, now=utcnow()))
+        self.show_one("ssh_key", row, f"{self.need(0)} can log in with {row['name']}, {row['fingerprint']}.")
+
+
+def _read(path: Path) -> str:
+    with path.open() as file:
+        return file.read(LARGEST_BYTES)
+
+
+class KeysRemove(Command):
+    name = "remove"
+    words = ("USER", "KEY")
+    description = "Let nobody log in with a key any more. Who is logged in stays so."
+    examples = "remotegpu ssh-keys remove alice 3"
+
+    def run(self) -> None:
+        number = whole(self.need(1), "KEY")
+        with self.transaction() as session:
+            user = users.by_name(session, name=self.need(0))
+            row = plain(keys.remove(session, user=user, key_id=number, actor=self.actor, now=utcnow()))
+        self.show_one("ssh_key", row, f"Key {number} of {self.need(0)} is removed.")
+
+
+class SshKeys(Command):
+    name = "ssh-keys"
+    description = "The public keys with which users log in where an environment has a port for SSH."
+    subcommands = {  # noqa: RUF012 - traitlets reads it from the class
+        "list": (KeysList, "list a user's"),
+        "add": (KeysAdd, "keep one"),
+        "remove": (KeysRemove, "let nobody in with one any more"),
+    }
+
+    def run(self) -> None:
+        self.print_help()
+        raise Usage("Write a command.")
