@@ -256,7 +256,7 @@ configure(c)
 {after}"""
         super().__init__(folder, ours, **given)
 
-    def start(self, timeout_seconds: float = 60) -> None:
+    def start(self, timeout_seconds: float = 180) -> None:
         super().start(timeout_seconds)
         self.until(lambda: self.ticked("sync") and self.ticked("reconcile"), "the services ticked")
         if not self.world.read(select(Workspace.id).where(Workspace.name == "lab")):

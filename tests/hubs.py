@@ -153,7 +153,7 @@ class RealHub:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
 
-    def start(self, timeout_seconds: float = 60) -> None:
+    def start(self, timeout_seconds: float = 180) -> None:
         """Start it and wait until users can log in through the proxy. Raises: HubFailed."""
         self.begin()
         self.wait_ready(timeout_seconds)
@@ -161,7 +161,7 @@ class RealHub:
         if answer is None or not answer.is_success:
             self.token = self.token_of(ADMIN)
 
-    def wait_ready(self, timeout_seconds: float = 60) -> None:
+    def wait_ready(self, timeout_seconds: float = 180) -> None:
         """Wait until the hub answers through the proxy. Raises: HubFailed."""
         deadline = time.monotonic() + timeout_seconds
         assert self.process

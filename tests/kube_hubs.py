@@ -162,7 +162,7 @@ configure(c)
         wish = {"workspace": "lab", "image": self.image("plain"), "gpus": 0, "ports": [], **(options or {})}
         return super().start_server(user, wish, server=server)
 
-    def start(self, timeout_seconds: float = 60) -> None:
+    def start(self, timeout_seconds: float = 180) -> None:
         apart(self._prepare())
         if self.configured:
             super().start(timeout_seconds)
