@@ -215,25 +215,25 @@ def test_what_cannot_be_stopped_keeps_what_it_holds(box: Box, monkeypatch: pytes
 
 def test_an_end_that_takes_long_holds_up_no_other(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     world = box.furnish()
-    first, second = world.run("alice", gpus=1), world.run("bob", gpus=1)
+    first, second, third = (world.run(name, gpus=1) for name in ("alice", "bob", "carol"))
     asked: list[int] = []
-    both = asyncio.Event()
+    all_asked = asyncio.Event()
 
     async def stop(_site: object, allocation_id: int) -> bool:
         asked.append(allocation_id)
-        if len(asked) == 2:
-            both.set()
-        if allocation_id == first.id:
-            raise Unavailable("The first one cannot be asked for.")
+        if len(asked) == 3:
+            all_asked.set()
+        if allocation_id == second.id:
+            raise Unavailable("The second one cannot be asked for.")
         async with asyncio.timeout(20):
-            await both.wait()
+            await all_asked.wait()
         return True
 
     monkeypatch.setattr(clients.box.Box, "stop", stop)
-    with pytest.raises(Unavailable, match="first one"):
+    with pytest.raises(Unavailable, match="second one"):
         box.reconcile()
-    assert sorted(asked) == [first.id, second.id]
-    assert [one.id for one in world.open_runs()] == [first.id]
+    assert sorted(asked) == [first.id, second.id, third.id]
+    assert [one.id for one in world.open_runs()] == [second.id]
     world.check()
 
 

@@ -13,7 +13,6 @@ from ..clients import cluster, nodes
 from ..clients.nodes import PREFIX, VOLUME_LABEL
 from ..clients.pods import CONTAINER
 from ..clients.pools import Binding, Pool
-from ..domain.ports import Ingress
 from . import ssh
 from .spawner import Held, HeldVolume
 
@@ -205,7 +204,7 @@ def _mount(spec: Object, container: Object, held: Held, hub_id: str, home: str) 
 
 def service(pod: Object, *, held: Held, hub_id: str) -> Object | None:
     """The node ports of a run, owned by its pod; None where it has none."""
-    ports = [port for port in held.ports if not port.at_ingress]
+    ports = [port for port in held.ports if not port.at]
     if not ports:
         return None
     labels = cluster.labels_of(hub_id, held.allocation_id)
@@ -228,17 +227,16 @@ def service(pod: Object, *, held: Held, hub_id: str) -> Object | None:
 def ingress(pod: Object, *, held: Held, hub_id: str, settings: Object) -> tuple[Object, Object] | None:
     """A service inside the cluster and the Ingress that leads to it, owned by the pod; None where the run has nothing
     there. `settings` are `c.RemoteGPU.ingress`."""
-    ports = [port for port in held.ports if port.at_ingress]
+    ports = [port for port in held.ports if port.at]
     if not ports:
         return None
     labels = cluster.labels_of(hub_id, held.allocation_id)
     name = f"{pod['metadata']['name']}-web"
-    template = Ingress(settings["host"], settings["path"])
     by_host: dict[str, list[Object]] = {}
     for port in ports:
-        host, path = template.at(run=held.allocation_id, service=port.service)
+        host, slash, path = port.at.partition("/")
         backend = {"service": {"name": name, "port": {"number": port.internal}}}
-        by_host.setdefault(host, []).append({"path": path, "pathType": "Prefix", "backend": backend})
+        by_host.setdefault(host, []).append({"path": slash + path, "pathType": "Prefix", "backend": backend})
     spec: Object = {"rules": [{"host": host, "http": {"paths": paths}} for host, paths in by_host.items()]}
     if settings["class_name"]:
         spec["ingressClassName"] = settings["class_name"]

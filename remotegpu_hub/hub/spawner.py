@@ -61,7 +61,8 @@ class HeldPort:
     service: str
     internal: int
     external: int
-    at_ingress: bool = False
+    at: str = ""
+    """Host and path at the Ingress; empty for a port."""
 
 
 @dataclass(frozen=True)
@@ -603,7 +604,7 @@ def _held(allocation: Allocation, storage: Sequence[Volume], ssh_keys: str) -> H
         cpu_millis=allocation.cpu_millis,
         memory_bytes=allocation.memory_bytes,
         ports=tuple(
-            HeldPort(one.service.value, one.internal_port, one.external_port, at_ingress=bool(one.url))
+            HeldPort(one.service.value, one.internal_port, one.external_port, at=one.address if one.url else "")
             for one in allocation.ports
         ),
         volumes=tuple(HeldVolume(one.kind.value, one.id, one.size_bytes) for one in storage),

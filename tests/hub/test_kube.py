@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, NODES, PODS, SERVICES, VOLUME_CLAIMS
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, INGRESSES, NODES, PODS, SERVICES, VOLUME_CLAIMS
 from remotegpu_hub.clients.nodes import HUB_LABEL, VOLUME_LABEL, is_ready
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import keys, users, volumes
@@ -366,11 +366,25 @@ def test_an_api_server_that_is_away_when_the_hub_starts_ends_nothing(hub: KubeHu
     assert hub.run_of("alice").state == AllocationState.ACTIVE
 
 
+INGRESS = 'c.RemoteGPU.ingress = {"host": "{service}-{run}.gpu.example.org", "tls_secret": "wildcard"}'
+
+
+def at_ingress(hub: KubeHub) -> list[dict[str, Any]]:
+    labels = f"{HUB_LABEL}={hub.hub_id}"
+    found: list[dict[str, Any]] = hub.kube(lambda kube: kube.list(INGRESSES, hub.namespace, labels=labels)).items
+    return found
+
+
 def test_two_hubs_on_one_cluster_leave_each_other_alone(hub: KubeHub, test_cluster: LocalCluster, tmp_path: Path):
     hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
-    with KubeHub(tmp_path / "other", test_cluster, namespace=hub.namespace) as other:
+    with KubeHub(tmp_path / "other", test_cluster, INGRESS, namespace=hub.namespace) as other:
         other.until(lambda: other.free() == 7, "the first hub's GPU is somebody else's")
-        other.start_server("alice", {"gpus": 1, "gpu_model": A100})
+        other.start_server("alice", {"gpus": 1, "gpu_model": A100, "ports": ["tensorboard"]})
         assert other.reconcile() == hub.reconcile() == []
+        (way,) = at_ingress(other)
+        (rule,) = way["spec"]["rules"]
+        assert rule["host"] == f"tensorboard-{other.run_of('alice').id}.gpu.example.org"
+        assert rule["host"] in (other.run_of("alice").ports[0].url or "")
         other.stop_server("alice")
+        assert at_ingress(other) == [], "given back with the run"
         assert hub.model("alice")["ready"]

@@ -286,7 +286,7 @@ def test_node_ports_are_a_service_that_the_pod_owns() -> None:
 
 INGRESS = {"host": "{service}-{run}.gpu.example.org", "path": "/", "class_name": "nginx", "tls_secret": "wildcard",
            "annotations": {"a": "b"}}  # fmt: skip
-WEB = (HeldPort("tensorboard", 6006, 443, at_ingress=True), HeldPort("ssh", 2222, 31022))
+WEB = (HeldPort("tensorboard", 6006, 443, "tensorboard-41.gpu.example.org/"), HeldPort("ssh", 2222, 31022))
 
 
 def test_what_a_browser_opens_is_at_the_ingress_and_has_no_node_port() -> None:
@@ -316,8 +316,9 @@ def test_what_a_browser_opens_is_at_the_ingress_and_has_no_node_port() -> None:
 
 
 def test_several_services_of_a_run_share_a_host_by_their_paths() -> None:
-    held = replace(HELD, ports=(WEB[0], HeldPort("vscode", 8080, 80, at_ingress=True)))
-    settings = {**INGRESS, "host": "gpu.example.org", "path": "/{run}/{service}/", "class_name": "", "tls_secret": ""}
+    held = replace(HELD, ports=(HeldPort("tensorboard", 6006, 80, "gpu.example.org/41/tensorboard/"),
+                                HeldPort("vscode", 8080, 80, "gpu.example.org/41/vscode/")))  # fmt: skip
+    settings = {**INGRESS, "class_name": "", "tls_secret": ""}
     made = builder.ingress(POD, held=held, hub_id=HUB, settings=settings)
     assert made is not None
     (rule,) = made[1]["spec"]["rules"]
