@@ -39,6 +39,16 @@ def need(group: cgroups.Group, resource: str) -> None:
         pytest.skip(f"{resource.upper()} CANNOT BE BOUNDED HERE, so nothing is shown about it")
 
 
+def held_back(group: cgroups.Group) -> int:
+    """How often the kernel stopped the group because its share of a period was used up."""
+    lines = [line for procs in group.procs for line in stat(Path(procs).with_name("cpu.stat"))]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("nr_throttled "))
+
+
+def stat(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
 def test_a_process_that_takes_more_than_its_memory_is_killed(hub_id: str) -> None:
     group = cgroups.create(cgroups.name_of(hub_id, 1), 1000, 64 * MIB)
     need(group, "memory")
@@ -51,11 +61,9 @@ def test_a_process_that_takes_more_than_its_memory_is_killed(hub_id: str) -> Non
 def test_a_process_gets_no_more_than_its_cores(hub_id: str) -> None:
     group = cgroups.create(cgroups.name_of(hub_id, 1), 200, None)
     need(group, "cpu")
-    busy = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
-    done = subprocess.run(
-        [sys.executable, "-c", busy], capture_output=True, preexec_fn=lambda: cgroups.join(group.procs), check=True
-    )
-    assert float(done.stdout) < 0.6, "a fifth of a core for 1.5 s is about 0.3 s"
+    busy = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+    subprocess.run([sys.executable, "-c", busy], preexec_fn=lambda: cgroups.join(group.procs), check=True)
+    assert held_back(group) > 0, "the kernel never held back a process that wanted a whole core and has a fifth"
 
 
 def test_bounds_can_be_set_anew(hub_id: str) -> None:
