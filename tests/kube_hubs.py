@@ -133,7 +133,7 @@ c.Spawner.http_timeout = 20
 """
         ours = f"""
 from remotegpu_hub.configure import configure
-c.RemoteGPUKubeSpawner.unschedulable_seconds = 3
+c.RemoteGPUKubeSpawner.trouble_seconds = 3
 c.RemoteGPU.port_ranges = {{"tensorboard": (31000, 31009), "custom": (31010, 31019), "ssh": (31020, 31029)}}
 c.RemoteGPU.pools = [{{"name": "gpus", "simulated": True}}]
 c.RemoteGPU.default_cpu, c.RemoteGPU.default_memory = "0.1", "128M"
@@ -278,10 +278,10 @@ configure(c)
         with begin(self.engine, read_only=True) as session:
             return session.get_one(Allocation, self.run_of(user).id).host.name
 
-    def free(self) -> int:
+    def free(self, model: str = A100) -> int:
         """GPUs that can be had now."""
         with begin(self.engine, read_only=True) as session:
-            return sum(one.free for one in inventory.stock(session) if one.model == A100)
+            return sum(one.free for one in inventory.stock(session) if one.model == model)
 
     def held_storage(self, user: str) -> int:
         with begin(self.engine, read_only=True) as session:

@@ -2,7 +2,6 @@
 means, `clients.pods`."""
 
 import asyncio
-from datetime import datetime
 from typing import Any, ClassVar
 
 import aiohttp
@@ -37,10 +36,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
     home_mount = Unicode(
         "/home/jovyan", help="Where the home volume is seen. Default: jupyter's own images' home."
     ).tag(config=True)
-    unschedulable_seconds = Float(
+    trouble_seconds = Float(
         30.0,
-        help="""How long a pod may find no place on its host before the start is given up. Default 30: a pod that ended
-        a moment ago may still be counted there.""",
+        help="""How long trouble that may pass is waited out before a start is given up: no place on its host, where a
+        pod that ended a moment ago may still be counted, or a registry that does not answer. Default 30.""",
     ).tag(config=True)
 
     enforced = True
@@ -48,7 +47,8 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
     _held: Held | None = None
     _shown = False
     """The pod of this start was seen by the watch."""
-    _created_at: datetime | None = None
+    _trouble: tuple[str, float] | None = None
+    """Reason, and the loop's time when it was first seen."""
     _told: int = 0
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -93,7 +93,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
 
     async def prepare(self, held: Held) -> None:
         image = self.runtime.settings.images.get(held.image, {})
-        self._held, self._shown, self._created_at, self._told = held, False, None, 0
+        self._held, self._shown, self._trouble, self._told = held, False, None, 0
         self.pod_name = builder.name_of(held, self._hub_id)
         self.dns_name = self.dns_name_template.format(namespace=self.namespace, name=self.pod_name)
         self.image = builder.pinned(held.image, held.image_digest)
@@ -153,7 +153,6 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             held=held, pool=self._pool(held), hub_id=self._hub_id, home=self.home_mount,
         )  # fmt: skip
         made = await self.cluster.ensure(PODS, manifest, self.namespace, labels=self._labels(held))
-        self._created_at = utcnow()
         if self._run is None or self._run.given_up or self._run.held is not held:
             await self.cluster.delete(PODS, made["metadata"]["name"], self.namespace, uid=made["metadata"]["uid"])
             raise Abandoned("This start was given up before it began. Start again.")
@@ -184,12 +183,16 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if found is not None:
             self._judge(found)
             return False
+        self._trouble = None
         return there and bool(super().is_pod_running(pod))
 
     def _judge(self, found: Trouble) -> None:
-        waited = (utcnow() - self._created_at).total_seconds() if self._created_at else 0.0
-        out_of_time = found.reason == "unschedulable" and bool(found.said) and waited > self.unschedulable_seconds
-        if found.final or (out_of_time and "queue" not in found.text):
+        """Give up what waiting does not help, or did not. Raises: StartFailed."""
+        now = asyncio.get_running_loop().time()
+        if self._trouble is None or self._trouble[0] != found.reason:
+            self._trouble = found.reason, now
+        lasted = now - self._trouble[1] > self.trouble_seconds
+        if found.final or (lasted and found.said and "queue" not in found.text):
             reason = "failed" if found.reason == "exited" else found.reason
             raise StartFailed(reason, found.text, said=found.said)
         line = words.translate(self._language(), found.text, said=found.said)

@@ -32,14 +32,18 @@ class Fault:
 
 
 class Front:
-    """On a free port of loopback, without any password."""
+    """On a free port of loopback, without any password; it asks with the certificate or token of the kubeconfig."""
 
     def __init__(self, kubeconfig: str, folder: Path) -> None:
         given = yaml.safe_load(Path(kubeconfig).read_text())
         cluster, user = given["clusters"][0]["cluster"], given["users"][0]["user"]
         self._server = cluster["server"]
         self._ssl = ssl.create_default_context(cafile=cluster["certificate-authority"])
-        self._ssl.load_cert_chain(user["client-certificate"], user["client-key"])
+        self._headers: dict[str, str] = {}
+        if "token" in user:
+            self._headers["Authorization"] = f"Bearer {user['token']}"
+        else:
+            self._ssl.load_cert_chain(user["client-certificate"], user["client-key"])
         self._folder = folder
         self.faults: deque[Fault] = deque()
         self.asked: list[str] = []
@@ -86,6 +90,7 @@ class Front:
             )
         body = await request.read()
         headers = {key: value for key, value in request.headers.items() if key in ("Content-Type", "Accept")}
+        headers.update(self._headers)
         async with self._session.request(
             request.method, self._server + str(request.rel_url), data=body or None, headers=headers
         ) as answer:

@@ -1,0 +1,146 @@
+"""A hub whose API server answers wrong, late or not at all, and a registry that is down."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remotegpu_hub.clients.kubernetes import NODES
+from remotegpu_hub.clients.nodes import is_ready
+from remotegpu_hub.orm import EndReason, EnvironmentState
+from tests.cluster.cluster import NODE, LocalCluster
+from tests.cluster.faults import Fault, Front
+from tests.kube_hubs import A100, KubeHub
+
+ONE_GPU = {"gpus": 1, "gpu_model": A100}
+
+
+class FrontedHub(KubeHub):
+    """Its way to the API server leads through a front that can be told to answer wrong."""
+
+    front: Front
+
+    def _write_kubeconfig(self, token: str) -> None:
+        super()._write_kubeconfig(token)
+        if "front" not in vars(self):
+            self.direct = self.kubeconfig.rename(self.folder / "direct")
+            self.front = in_thread(Front(str(self.direct), self.folder))
+
+    def tell(self, *faults: Fault) -> None:
+        self.front.faults.extend(faults)
+
+    def asked(self, method: str, part: str) -> int:
+        return sum(one.startswith(f"{method} ") and part in one for one in self.front.asked)
+
+
+def in_thread(front: Front) -> Front:
+    """Let it answer in a thread of its own until the process ends."""
+    ready = threading.Event()
+
+    async def serve() -> None:
+        async with front.running():
+            ready.set()
+            await asyncio.Event().wait()
+
+    threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
+    assert ready.wait(30)
+    return front
+
+
+@pytest.fixture(scope="module")
+def hub(test_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontedHub]:
+    with FrontedHub(tmp_path_factory.mktemp("kube-faults"), test_cluster) as running:
+        node = lambda: running.kube(lambda kube: kube.get(NODES, NODE))  # noqa: E731
+        running.until(lambda: is_ready(node()) and not node()["spec"].get("taints"), "the node takes pods")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(hub: FrontedHub) -> Iterator[None]:
+    yield
+    hub.front.faults.clear()
+    hub.stop_all()
+    hub.check()
+
+
+def test_a_start_and_a_stop_get_through_wrong_answers(hub: FrontedHub):
+    pods = f"/namespaces/{hub.namespace}/pods"
+    hub.tell(
+        *(Fault(status=status, method="POST", part=pods) for status in (500, 409)),
+        Fault(status=429, method="POST", part=pods, headers={"Retry-After": "1"}),
+        Fault(lost=True, method="POST", part=pods),
+        Fault(gone=True, part="watch=true"),
+    )
+    hub.start_server("alice", ONE_GPU)
+    assert not [fault for fault in hub.front.faults if fault.method == "POST"], "all of them were met"
+    assert hub.asked("POST", pods) >= 5
+    assert len(hub.pods()) == 1
+    hub.tell(
+        *(Fault(status=status, method="DELETE", part=pods) for status in (500, 429)),
+        Fault(lost=True, method="DELETE", part=pods),
+    )
+    hub.stop_server("alice")
+    assert not [fault for fault in hub.front.faults if fault.method == "DELETE"], "all of them were met"
+    run = hub.run_of("alice")
+    assert (run.end_reason, run.environment.state) == (EndReason.USER, EnvironmentState.STOPPED)
+    assert hub.pods() == []
+
+
+def test_a_start_that_the_api_server_never_takes_is_told_and_holds_nothing(hub: FrontedHub):
+    pods = f"/namespaces/{hub.namespace}/pods"
+    hub.tell(*(Fault(status=500, method="POST", part=pods) for _ in range(40)))
+    hub.ask("alice", {"workspace": "lab", "image": hub.image("plain"), **ONE_GPU})
+    hub.until_free("alice")
+    run = hub.run_of("alice")
+    assert run.environment.state == EnvironmentState.ERROR
+    assert "500" in run.environment.message
+    assert run.started_at is None, "nothing is billed"
+    hub.front.faults.clear()
+    hub.start_server("alice", ONE_GPU)
+
+
+def test_a_watch_that_falls_silent_hides_no_end(hub: FrontedHub):
+    hub.tell(*(Fault(mute=True, part="watch=true") for _ in range(4)))
+    hub.start_server("alice", ONE_GPU)
+    hub.stop_server("alice")
+    assert hub.pods() == []
+
+
+@pytest.fixture
+def registry_down(test_cluster: LocalCluster) -> Iterator[None]:
+    pid = test_cluster.pid("registry")
+    words = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+    os.kill(pid, signal.SIGKILL)
+    yield
+    with (test_cluster.state / "registry.log").open("ab") as log:
+        again = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    (test_cluster.state / "registry.pid").write_text(str(again.pid))
+    wait(lambda: test_cluster.digest_of("library/base:1.0"))
+
+
+def wait(work: Callable[[], Any], tries: int = 100) -> None:
+    for _ in range(tries):
+        try:
+            work()
+        except OSError:
+            threading.Event().wait(0.1)
+        else:
+            return
+    work()
+
+
+@pytest.mark.usefixtures("registry_down")
+def test_a_registry_that_is_down_stops_only_what_is_not_there_yet(hub: FrontedHub):
+    hub.ask("alice", {"workspace": "lab", "image": hub.image("missing"), **ONE_GPU})
+    hub.until_free("alice")
+    run = hub.run_of("alice")
+    assert (run.end_reason, run.environment.state) == (EndReason.IMAGE_PULL_FAILED, EnvironmentState.ERROR)
+    assert "connection refused" in run.environment.message
+    assert run.started_at is None, "nothing is billed"
+    hub.start_server("bob", ONE_GPU)
