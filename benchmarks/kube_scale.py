@@ -11,7 +11,6 @@ import asyncio
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,16 +20,14 @@ import psutil
 from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
 
 from benchmarks.parts.machine import describe
+from benchmarks.parts.played import MARK, add, name_of, remove, with_all
 from remotegpu_hub import migrations, workers
 from remotegpu_hub.clients.cluster import Cluster
-from remotegpu_hub.clients.kubernetes import NODES, Kubernetes, Object
+from remotegpu_hub.clients.kubernetes import NODES, Kubernetes
 from remotegpu_hub.clients.pools import Pool
 from remotegpu_hub.db import open_engine, prepare_sqlite
 from remotegpu_hub.runtime import Runtime, Settings
 from tests.cluster.cluster import found_or_started
-
-MARK = "remotegpu-benchmark"
-AT_ONCE = 20
 
 
 def main() -> None:
@@ -68,16 +65,16 @@ async def measure(folder: Path, kubeconfig: str, count: int) -> None:
         more = (psutil.Process().memory_info().rss - memory) / 2**20
         print(f"  {more:.0f} MiB for what is remembered of them")
         print(f"  another look, nothing changed: {await look(runtime, site):.2f} s")
-        await kube.patch(NODES, f"{MARK}-0", {"spec": {"unschedulable": True}})
+        await kube.patch(NODES, name_of(0), {"spec": {"unschedulable": True}})
         begin = time.perf_counter()
-        while next(host for host in await site.hosts() if host.name == f"{MARK}-0").online:  # noqa: ASYNC110
+        while next(host for host in await site.hosts() if host.name == name_of(0)).online:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         print(f"  a cordon is known after {1000 * (time.perf_counter() - begin):.0f} ms, and written in "
               f"{await look(runtime, site):.2f} s")  # fmt: skip
         await site.close()
         runtime.engine.dispose()
     finally:
-        await with_all(kube, count, lambda kube, number: kube.delete(NODES, f"{MARK}-{number}"))
+        await with_all(kube, count, remove)
         await kube.close()
 
 
@@ -86,37 +83,6 @@ async def look(runtime: Runtime, site: Cluster) -> float:
     hosts = await site.hosts()
     await asyncio.to_thread(workers._sync_hosts, runtime, site.pool, hosts)
     return time.perf_counter() - begin
-
-
-async def with_all(kube: Kubernetes, count: int, work: object) -> None:
-    """Do something with each node, some at once."""
-    for start in range(0, count, AT_ONCE):
-        await asyncio.gather(*(work(kube, number) for number in range(start, min(start + AT_ONCE, count))))  # type: ignore[operator]
-
-
-async def add(kube: Kubernetes, number: int) -> None:
-    name = f"{MARK}-{number}"
-    await kube.ensure(NODES, node(name), labels={MARK: "true"})
-    await kube._json(
-        "PATCH", NODES.path(None, name, "status"), body=status(), content_type="application/merge-patch+json"
-    )
-
-
-def node(name: str) -> Object:
-    labels = {
-        MARK: "true", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.count": "8",
-        "nvidia.com/gpu.memory": "81559", "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": "a",
-    }  # fmt: skip
-    return {"metadata": {"name": name, "labels": labels}, "spec": {"taints": []}}
-
-
-def status() -> Object:
-    room = {"cpu": "96", "memory": "1056461Mi", "pods": "110", "nvidia.com/gpu": "8", "ephemeral-storage": "1Ti"}
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "played",
-             "lastHeartbeatTime": now, "lastTransitionTime": now}  # fmt: skip
-    addresses = [{"type": "InternalIP", "address": "192.0.2.1"}]
-    return {"status": {"capacity": room, "allocatable": room, "conditions": [ready], "addresses": addresses}}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The benchmarks run and print what they are for. Their times are never asserted: they depend on the machine."""
+"""The benchmarks run and print what they are for. Their times are never asserted: they depend on the machine. Starting
+hubs and servers as they do, they run with the full counts of `make prove`."""
 
 import os
 import re
@@ -24,6 +25,7 @@ def run(name: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.prove
 def test_admission_compares_us_with_bare_drivers_on_both_databases(postgres: pg.Postgres):
     said = run("admission.py")
     rows = re.findall(rf"^ +\d+ +\d+ +(?:{NUMBER}/s .*?ms ?)+ +({NUMBER})", said, re.MULTILINE)
@@ -33,6 +35,7 @@ def test_admission_compares_us_with_bare_drivers_on_both_databases(postgres: pg.
         assert re.search(rf"{sentence}.*(pass|FAIL)", said), said
 
 
+@pytest.mark.prove
 def test_spawn_compares_us_with_the_plain_spawner():
     said = run("spawn.py")
     for pattern in (
@@ -45,6 +48,7 @@ def test_spawn_compares_us_with_the_plain_spawner():
         assert re.search(pattern, said), said
 
 
+@pytest.mark.prove
 def test_following_a_large_cluster_is_measured(test_cluster: LocalCluster):
     said = run("kube_scale.py", REMOTEGPU_TEST_CLUSTER=str(test_cluster.state))
     for pattern in (
@@ -54,6 +58,18 @@ def test_following_a_large_cluster_is_measured(test_cluster: LocalCluster):
         assert re.search(pattern, said), said
 
 
+@pytest.mark.prove
+def test_many_starts_on_a_large_cluster_are_measured(test_cluster: LocalCluster):
+    said = run("kube_load.py", REMOTEGPU_TEST_CLUSTER=str(test_cluster.state))
+    for pattern in (
+        r"ours\n", r"plain\n", r"all 30 placed, none twice", rf"10 starts at once beside 20 that run: all after {NUMBER} s",
+        rf"in frames of our code: longest {NUMBER} ms", rf"memory of the hub's process {NUMBER} MiB",
+        rf"users can log in after {NUMBER} s; 30 environments known",
+    ):  # fmt: skip
+        assert re.search(pattern, said), said
+
+
+@pytest.mark.prove
 @pytest.mark.parametrize("file", sorted(path.name for path in FOLDER.glob("[a-z]*.py")))
 def test_every_benchmark_says_what_it_measures(file: str):
     helped = subprocess.run([sys.executable, str(FOLDER / file), "--help"], capture_output=True, text=True)

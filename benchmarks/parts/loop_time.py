@@ -14,14 +14,17 @@ import functools
 import gc
 import inspect
 import json
+import os
 import signal
 import threading
+import time
 from asyncio import events
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
+FILE = "loop.json"
 OURS, THEIRS, GARBAGE = "ours", "theirs", "garbage"
 
 
@@ -143,6 +146,18 @@ def install(file: str, *, ours: Sequence[type] = (), theirs: Sequence[type] = ()
     events.Handle._run = meter.watch(events.Handle._run)  # type: ignore[method-assign]
     gc.callbacks.append(meter.collect)
     signal.signal(signal.SIGUSR2, lambda *_: meter.write(Path(file)))
+
+
+def told(pid: int, folder: Path) -> dict[str, Any]:
+    """What the hub with this process and folder saw of its loop since the last call, as `Meter.write` has it."""
+    file = folder / FILE
+    file.unlink(missing_ok=True)
+    os.kill(pid, signal.SIGUSR2)
+    deadline = time.monotonic() + 30
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 def _counted(meter: Meter, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:

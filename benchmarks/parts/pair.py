@@ -2,7 +2,6 @@
 its SQLite file, and one folder. Servers tell their address, so that a benchmark can ask them without the hub."""
 
 import http.client
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from urllib.parse import urlparse
 import httpx
 import psutil
 
+from benchmarks.parts.loop_time import told
 from tests.gpu_hubs import A100, GpuHub
 from tests.hubs import ROOT, SMALL_SERVER, RealHub
 
@@ -162,17 +162,7 @@ class Side:
 
     def loop_times(self) -> dict[str, Any]:
         """What a watched hub saw of its loop since the last call."""
-        import json
-
-        file = self.hub.folder / "loop.json"
-        file.unlink(missing_ok=True)
-        assert self.hub.process
-        self.hub.process.send_signal(signal.SIGUSR2)
-        deadline = time.monotonic() + 10
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
+        return told(self.hub.pid, self.hub.folder)
 
 
 @contextmanager
