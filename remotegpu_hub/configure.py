@@ -50,7 +50,7 @@ from .units import parse_bytes, parse_cores, parse_money
 CUSTOM_SCOPES = {
     "custom:remotegpu:read": {"description": "Read workspaces, usage and records (auditors)."},
     "custom:remotegpu:write": {"description": "Start, stop and change what the database's roles allow."},
-    "custom:remotegpu:admin": {"description": "Set quotas, budgets, prices and hosts."},
+    "custom:remotegpu:admin": {"description": "Set quotas, budgets, prices and hosts, for an admin of the hub."},
 }
 SERVICE_SCOPES = [
     "list:users", "read:users:name", "read:servers", "start:servers", "delete:servers", "read:groups:name",
@@ -336,7 +336,7 @@ def _free_port() -> int:
 def _grant(c: Any) -> None:
     hub = c.JupyterHub
     hub.custom_scopes = {**given_in(hub, "custom_scopes", {}), **CUSTOM_SCOPES}
-    everybody = _reaching(["custom:remotegpu:write"])
+    everybody = _reaching(CUSTOM_SCOPES)  # what a token may carry; the database says what its owner may do
     roles = [dict(role) for role in given_in(hub, "load_roles", [])]
     of_users = next((role for role in roles if role.get("name") == "user" and "scopes" in role), None)
     if of_users is not None:  # the hub then ignores `extra_user_scopes`

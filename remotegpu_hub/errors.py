@@ -62,6 +62,26 @@ class IllegalMove(Conflict):
         super().__init__("{entity} cannot go from {before} to {after}.", entity=entity, before=before, after=after)
 
 
+class Changed(RemoteGPUError):
+    """What was to be edited is not any more what the caller saw."""
+
+    status = 412
+    code = "changed"
+
+    def __init__(self) -> None:
+        super().__init__("Somebody else changed it meanwhile. Look at it again, then repeat your change.")
+
+
+class TooMany(RemoteGPUError):
+    """The caller asks too often."""
+
+    status = 429
+    code = "too_many_requests"
+
+    def __init__(self, *, after_seconds: int) -> None:
+        super().__init__("Too many requests at once. Wait {after_seconds} s.", after_seconds=after_seconds)
+
+
 class Abandoned(Conflict):
     """The attempt was given up before it was admitted: a start that timed out must hold nothing."""
 

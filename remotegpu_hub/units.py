@@ -122,3 +122,8 @@ def show_bytes(value: int) -> str:
 def show_thousandths(value: int) -> str:
     """Milli-cores or milli-GPUs for people: `2`, `0.5`, `0.142`."""
     return f"{value / 1000:.3f}".rstrip("0").rstrip(".")
+
+
+def iso(moment: datetime | None) -> str | None:
+    """An instant for programs: ISO 8601 in UTC, such as `2026-11-23T04:00:00Z`."""
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, update
 from .clients import processes
 from .clients.box import Box
 from .db import begin
-from .domain import allocations, environments, inventory, keys, metering, users, volumes, workspaces
+from .domain import allocations, environments, idempotency, inventory, keys, metering, users, volumes, workspaces
 from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
@@ -472,6 +472,7 @@ def _forget(runtime: Runtime, looked_at: datetime) -> set[int]:
     """Drop old attempts; the volumes that were given up."""
     with begin(runtime.engine) as session:
         allocations.forget_attempts(session, before=looked_at - ATTEMPTS_KEPT)
+        idempotency.forget(session, now=looked_at)
     with begin(runtime.engine, read_only=True) as session:
         return volumes.deleted(session)
 

@@ -29,17 +29,35 @@ if any("remotegpu_hub" in part for part in sys.orig_argv) and "COVERAGE_PROCESS_
 """
 
 
+UNMEASURED = {
+    "tests/domain/test_life.py", "tests/domain/test_races.py", "tests/e2e/test_first_day.py",
+    "tests/e2e/test_on_a_cluster.py", "tests/hub/test_kills.py", "tests/hub/test_kube_faults.py",
+    "tests/hub/test_kube_kills.py", "tests/hub/test_ports_behind_the_login.py", "tests/hub/test_spawner_accounts.py",
+    "tests/hub/test_spawner_faults.py", "tests/test_demo.py", "tests/test_benchmarks.py",
+}  # fmt: skip
+"""These run without coverage, and so do their hubs: what they run, others run too, and measuring costs a third."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("REMOTEGPU_PROVE"):
         config.pluginmanager.register(Prove())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.split("::", 1)[0] in UNMEASURED:
+            item.add_marker("no_cover")
+
+
 class ByFile(LoadScopeScheduling):
-    """A file's tests share what they start, so one worker runs them; and all that need the one cluster are one file."""
+    """A file's tests share what they start, so one worker runs them; all that need the one cluster, or the one hub of
+    the services, are as one file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = nodeid.split("::", 1)[0]
-        return "cluster" if "test_cluster" in (ROOT / file).read_text() else file
+        if "test_cluster" in (ROOT / file).read_text():
+            return "cluster"
+        return "services" if file.startswith("tests/services/") else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -60,6 +78,18 @@ def measured_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         del os.environ["PYTHONPATH"]
     elif before is not None:
         os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unmeasured_hubs(request: pytest.FixtureRequest, measured_services: None) -> Iterator[None]:
+    """Keep what coverage's processes look for from those of the files that are not measured."""
+    names = ("COVERAGE_PROCESS_CONFIG", "PYTHONPATH")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    if request.path.relative_to(ROOT).as_posix() in UNMEASURED and before.get(names[0]):
+        del os.environ[names[0]]
+        os.environ["PYTHONPATH"] = before["PYTHONPATH"].partition(os.pathsep)[2]
+    yield
+    os.environ.update(before)
 
 
 @pytest.fixture

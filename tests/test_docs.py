@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tools import api_page
 from tools.settings_page import PAGE, page
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_api_page_and_its_description_are_made_from_the_routes() -> None:
+    assert api_page.PAGE.read_text() == api_page.page(), "run: python tools/api_page.py"
+    assert api_page.DESCRIPTION.read_text() == api_page.description(), "run: python tools/api_page.py"
 
 
 def test_the_settings_page_is_made_from_the_settings() -> None:

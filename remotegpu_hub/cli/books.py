@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from .. import words
+from .. import plain, words
 from ..domain import inventory, metering, prices
 from ..orm import (
     Allocation,
@@ -29,7 +29,6 @@ from ..orm import (
 )
 from ..units import month_of
 from .findings import Findings, ok, problem, some, warn
-from .inventory import condition
 
 SQLITE_USERS = 50
 """Beyond this many users SQLite's one writer is felt."""
@@ -106,7 +105,7 @@ def check_gpus(session: Session) -> Findings:
         select(Gpu, Host.name).join(Host, Host.id == Gpu.host_id).order_by(Host.name, Gpu.index)
     ):
         count += 1
-        faults[condition(gpu)].append(f"{host}:{gpu.index}")
+        faults[plain.condition(gpu)].append(f"{host}:{gpu.index}")
     healthy = faults.pop("available", [])
     if names := faults.pop("error", None):
         yield problem("gpus", f"in error: {some(names)}. The driver's log (`dmesg`) says why; a reset may help.")

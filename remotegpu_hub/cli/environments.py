@@ -1,20 +1,19 @@
 """`remotegpu environments`: what users keep, and what of it runs."""
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 from traitlets import Bool
 
-from .. import words
+from .. import plain, words
 from ..domain import environments, ports, prices, users, workspaces
 from ..errors import NotFound
-from ..orm import Allocation, AllocationSlot, AllocationState, Deadline, Environment
+from ..orm import Allocation, AllocationSlot, AllocationState, Deadline
 from ..units import show_bytes, show_thousandths
 from .command import Command, Text, option, whole
-from .tables import Column, Row, iso, short
+from .tables import Column, Row, short
 
 
 def _run(name: str) -> Any:
@@ -62,43 +61,8 @@ def listed(session: Session) -> list[dict[str, Any]]:
     rows = []
     for one in environments.all_live(session):
         run = runs.get(one.id)
-        rows.append(plain(one, run, ends.get(run.id) if run else None, currency))
+        rows.append(plain.environment(one, run, ends.get(run.id) if run else None, currency))
     return rows
-
-
-def plain(environment: Environment, run: Allocation | None, stops_at: datetime | None, currency: str) -> dict[str, Any]:
-    """An environment for programs; `run` is null when it holds nothing."""
-    return {
-        "id": environment.id,
-        "user": environment.user.name,
-        "server_name": environment.server_name,
-        "display_name": environment.display_name,
-        "workspace": environment.workspace.name,
-        "image": environment.image.reference,
-        "flavor": environment.flavor,
-        "gpu_model": environment.gpu_model,
-        "gpu_slots": environment.gpu_slots,
-        "cpu_millis": environment.cpu_millis,
-        "memory_bytes": environment.memory_bytes,
-        "ports": list(environment.ports),
-        "state": environment.state.value,
-        "message": environment.message,
-        "created_at": iso(environment.created_at),
-        "run": None
-        if run is None
-        else {
-            "allocation_id": run.id,
-            "state": run.state.value,
-            "host": run.host.name,
-            "gpus": [held.gpu.uuid for held in run.slots if held.open],
-            "price_per_hour_micros": run.price_per_hour,
-            "currency": currency,
-            "admitted_at": iso(run.admitted_at),
-            "started_at": iso(run.started_at),
-            "seen_at": iso(run.seen_at),
-            "stops_at": iso(stops_at),
-        },
-    }
 
 
 class EnvironmentsList(Command):

@@ -5,13 +5,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from .. import plain
 from ..domain import inventory
 from ..orm import Gpu, GpuStatus, Host, HostStatus
 from ..runtime import utcnow
 from ..units import show_bytes, show_thousandths
 from .command import Command, Text, option
 from .stop import Refused
-from .tables import Column, Row, iso, short
+from .tables import Column, Row, short
 
 
 def _of(kind: str) -> Any:
@@ -44,76 +45,6 @@ GPU_COLUMNS = [
 ]
 
 
-def plain_host(host: Host) -> dict[str, Any]:
-    """A host for programs; `used` is what open allocations hold."""
-    pairs = (
-        (host.used_gpu_millis, host.gpu_millis),
-        (host.used_cpu_millis + host.foreign_cpu_millis, host.cpu_millis),
-        (host.used_memory_bytes + host.foreign_memory_bytes, host.memory_bytes),
-    )
-    return {
-        "name": host.name,
-        "pool": host.pool,
-        "address": host.address,
-        "status": host.status.value,
-        "simulated": host.simulated,
-        "gpu_millis": host.gpu_millis,
-        "used_gpu_millis": host.used_gpu_millis,
-        "cpu_millis": host.cpu_millis,
-        "used_cpu_millis": host.used_cpu_millis,
-        "memory_bytes": host.memory_bytes,
-        "used_memory_bytes": host.used_memory_bytes,
-        "environments": host.used_environments,
-        "overcommitted": any(used > capacity for used, capacity in pairs),
-        "last_seen_at": iso(host.last_seen_at),
-    }
-
-
-def condition(gpu: Gpu) -> str:
-    """How a GPU is, in a word: what keeps it from being given out comes first."""
-    if gpu.missing:
-        return "missing"
-    if gpu.status != GpuStatus.AVAILABLE:
-        return gpu.status.value
-    return "used by others" if gpu.foreign else gpu.status.value
-
-
-def plain_gpus(session: Session, *, host: str | None = None, uuid: str | None = None) -> list[dict[str, Any]]:
-    """GPUs for programs, each with its slots and who holds them; in the order of hosts and devices."""
-    slots: dict[int, list[dict[str, Any]]] = {}
-    for one in inventory.holders(session):
-        slots.setdefault(one.gpu.id, []).append(
-            {
-                "model": one.slot.model,
-                "gpu_millis": one.slot.gpu_millis,
-                "usable": one.slot.usable,
-                "allocation_id": one.allocation_id,
-                "user": one.user,
-            }
-        )
-    query = select(Gpu, Host).join(Host, Host.id == Gpu.host_id).order_by(Host.name, Gpu.index)
-    if host is not None:
-        query = query.where(Host.name == host)
-    if uuid is not None:
-        query = query.where(Gpu.uuid == uuid)
-    return [
-        {
-            "host": machine.name,
-            "simulated": machine.simulated,
-            "index": gpu.index,
-            "uuid": gpu.uuid,
-            "model": gpu.model,
-            "memory_mib": gpu.memory_mib,
-            "status": gpu.status.value,
-            "condition": condition(gpu),
-            "foreign": gpu.foreign,
-            "missing": gpu.missing,
-            "slots": slots.get(gpu.id, []),
-        }
-        for gpu, machine in session.execute(query)
-    ]
-
-
 def _slots(slots: list[dict[str, Any]]) -> str:
     held = [slot["user"] or f"run {slot['allocation_id']}" for slot in slots if slot["allocation_id"] is not None]
     free = sum(slot["usable"] and slot["allocation_id"] is None for slot in slots)
@@ -127,7 +58,7 @@ class HostsList(Command):
 
     def run(self) -> None:
         with self.transaction(read_only=True) as session:
-            rows = [plain_host(host) for host in inventory.hosts(session)]
+            rows = [plain.host(host) for host in inventory.hosts(session)]
         self.show_rows("hosts", rows, HOST_COLUMNS, empty="No host was seen yet: they appear once the hub runs.")
 
 
@@ -141,7 +72,7 @@ class _HostStatus(Command):
             host = inventory.set_host_status(
                 session, name=self.need(0), status=self.wanted, actor=self.actor, now=utcnow()
             )
-            row = plain_host(host)
+            row = plain.host(host)
         self.show_one("host", row, f"{row['name']} is {row['status']}: {self.told}")
 
 
@@ -176,7 +107,7 @@ class GpusList(Command):
 
     def run(self) -> None:
         with self.transaction(read_only=True) as session:
-            rows = plain_gpus(session, host=self.host)
+            rows = plain.gpus(session, host=self.host)
         self.show_rows("gpus", rows, GPU_COLUMNS, empty="There are no GPUs.")
 
 
@@ -190,7 +121,7 @@ class _GpuStatus(Command):
         with self.transaction() as session:
             uuid = _uuid(session, self.need(0))
             inventory.set_gpu_status(session, uuid=uuid, status=self.wanted, actor=self.actor, now=utcnow())
-            row = plain_gpus(session, uuid=uuid)[0]
+            row = plain.gpus(session, uuid=uuid)[0]
         self.show_one("gpu", row, f"GPU {row['index']} of {row['host']} is {row['condition']}: {self.told}")
 
 

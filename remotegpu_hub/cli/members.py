@@ -10,10 +10,11 @@ from ..domain import workspaces
 from ..errors import NotFound
 from ..orm import Member, MemberStatus, Role, User, Workspace
 from ..runtime import utcnow
+from ..units import iso
 from . import people
 from .command import Command, Text, chosen, option
 from .stop import Refused, Usage
-from .tables import Column, iso
+from .tables import Column
 
 COLUMNS = [
     Column("WORKSPACE", "workspace"),

@@ -11,10 +11,10 @@ from .. import words
 from ..domain import budgets, prices, workspaces
 from ..orm import Budget, BudgetAction, Price, Workspace
 from ..runtime import utcnow
-from ..units import parse_money, price_unit
+from ..units import iso, parse_money, price_unit
 from .command import Command, Text, chosen, option, whole
 from .stop import Usage
-from .tables import Column, iso, short
+from .tables import Column, short
 
 PRICE_COLUMNS = [
     Column("RESOURCE", "resource"),

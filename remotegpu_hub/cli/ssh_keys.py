@@ -7,10 +7,11 @@ from typing import Any
 from ..domain import keys, users
 from ..orm import SshKey
 from ..runtime import utcnow
+from ..units import iso
 from .command import Command, Text, option, whole
 from .people import user as find_user
 from .stop import Usage
-from .tables import Column, iso, short
+from .tables import Column, short
 
 COLUMNS = [
     Column("KEY", "id", right=True),

@@ -4,7 +4,6 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -61,11 +60,6 @@ def pairs(facts: Sequence[tuple[str, Any]]) -> str:
     return "\n".join(
         f"{pad(name, size)}  {printable('-' if value in (None, '') else str(value))}" for name, value in facts
     )
-
-
-def iso(moment: datetime | None) -> str | None:
-    """An instant for programs: ISO 8601 in UTC, such as `2026-11-23T04:00:00Z`."""
-    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def short(moment: str | None) -> str:

@@ -8,10 +8,10 @@ from traitlets import Bool
 from ..domain import volumes
 from ..orm import User, Volume, Workspace
 from ..runtime import utcnow
-from ..units import show_bytes
+from ..units import iso, show_bytes
 from .command import Command, option, whole
 from .stop import Usage
-from .tables import Column, iso
+from .tables import Column
 
 COLUMNS = [
     Column("VOLUME", "id", right=True),

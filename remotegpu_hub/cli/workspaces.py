@@ -20,12 +20,12 @@ from ..orm import (
     WorkspaceStatus,
 )
 from ..runtime import utcnow
-from ..units import UNLIMITED
+from ..units import UNLIMITED, iso
 from . import people
 from .command import Command, Text, chosen, option
 from .members import plain as plain_member
 from .stop import Usage
-from .tables import Column, Row, dump, iso, pairs, table
+from .tables import Column, Row, dump, pairs, table
 
 COLUMNS = [
     Column("WORKSPACE", "name"),

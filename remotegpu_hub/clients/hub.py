@@ -1,4 +1,4 @@
-"""The hub's own REST API, as far as the reconciler and the deadlines need it: who has which server, and stop one."""
+"""The hub's own REST API, as far as services need it: who has which server, start one, stop one."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from ..errors import Denied, NotFound, RemoteGPUError, Unavailable
+from ..errors import Denied, NotFound, Refused, RemoteGPUError, Unavailable
 from ..observed import Server
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _WORTH_ANOTHER_TRY: Final = frozenset({429, 502, 503, 504})
 class HubClient:
     """Asks one hub with one token; an async context manager.
 
-    Needs the scopes `list:users`, `read:servers` and, to stop servers, `delete:servers`.
+    Needs the scopes `list:users`, `read:servers` and, to start and stop servers, `start:servers` and `delete:servers`.
     Environment proxies are not used: the hub is near, and its token goes nowhere else.
     """
 
@@ -78,6 +78,16 @@ class HubClient:
         answer = await self._send("DELETE", path)
         return answer.status_code == httpx.codes.NO_CONTENT
 
+    async def start_server(self, user_name: str, server_name: str = "") -> bool:
+        """Ask the hub to start a server as it is kept: True when it runs, False when it is starting.
+
+        Raises: Refused with the hub's own sentence, NotFound, Denied, Unavailable.
+        """
+        path = f"users/{quote(user_name, safe='')}/"
+        path += f"servers/{quote(server_name, safe='')}" if server_name else "server"
+        answer = await self._send("POST", path, refusals=True)
+        return answer.status_code == httpx.codes.CREATED
+
     async def forget_server(self, user_name: str, server_name: str) -> bool:
         """Let the hub drop a named server that stands still; one that runs, starts or stops is left alone.
 
@@ -126,14 +136,17 @@ class HubClient:
         return _page(await self._send("GET", path, query))
 
     async def _send(
-        self, method: str, path: str, query: Mapping[str, str | int] | None = None, *, body: Any = None
-    ) -> httpx.Response:
+        self, method: str, path: str, query: Mapping[str, str | int] | None = None, *, body: Any = None,
+        refusals: bool = False,
+    ) -> httpx.Response:  # fmt: skip
         try:
             answer = await self._client.request(method, path, params=query, headers={"Accept": _PAGINATED}, json=body)
         except httpx.TimeoutException as error:
             raise Unavailable("The hub did not answer in time; nothing is known.") from error
         except httpx.HTTPError as error:
             raise Unavailable("The hub cannot be reached: {reason}.", reason=str(error) or repr(error)) from error
+        if refusals and answer.status_code in (400, 403, 409) and "scope" not in answer.text:
+            raise Refused("The hub does not start it: {reason}", reason=_told(answer))
         if not answer.is_success:
             raise _error_of(answer)
         return answer
@@ -151,10 +164,7 @@ def _servers_of(user: dict[str, Any]) -> list[Server]:
 
 def _error_of(answer: httpx.Response) -> RemoteGPUError:
     """Say in our words what the hub refused. Its own sentence names the scope that is missing."""
-    try:
-        told = str(answer.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        told = answer.reason_phrase
+    told = _told(answer)
     status = answer.status_code
     if status == httpx.codes.FORBIDDEN:
         return Denied("The hub refuses this token: {reason}", reason=told)
@@ -165,6 +175,13 @@ def _error_of(answer: httpx.Response) -> RemoteGPUError:
     if status in _WORTH_ANOTHER_TRY or status >= 500:
         return Unavailable("The hub answers {status}: {reason}", status=status, reason=told)
     return RemoteGPUError("The hub answers {status}: {reason}", status=status, reason=told)
+
+
+def _told(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.reason_phrase
 
 
 def _page(answer: httpx.Response) -> dict[str, Any]:

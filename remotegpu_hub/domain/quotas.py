@@ -359,6 +359,14 @@ def find(session: Session, *, scope: QuotaScope, workspace_id: int | None, user_
     )
 
 
+def keep_still(session: Session, *, workspace: Workspace | None, user: User | None) -> None:
+    """Let nobody else change the limits of these until the transaction ends; users before workspaces, as starts do."""
+    if user is not None:
+        session.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
+    if workspace is not None:
+        session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update(key_share=True))
+
+
 def put(
     session: Session,
     *,

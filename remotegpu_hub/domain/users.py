@@ -14,7 +14,7 @@ from ..observed import HubUser
 from ..orm import DELETED, Environment, EnvironmentState, User
 from .audit import SYSTEM, record
 
-_users = table("users", column("id"), column("name"), column("created"))
+_users = table("users", column("id"), column("name"), column("created"), column("admin"))
 _groups = table("groups", column("id"), column("name"))
 _group_map = table("user_group_map", column("user_id"), column("group_id"))
 
@@ -28,8 +28,8 @@ def hub_users(session: Session) -> list[HubUser]:
     for user_id, name in session.execute(membership):
         groups[user_id].add(name)
     return [
-        HubUser(user_id, name, str(created), frozenset(groups[user_id]))
-        for user_id, name, created in session.execute(select(_users).order_by(_users.c.id))
+        HubUser(row.id, row.name, str(row.created), frozenset(groups[row.id]))
+        for row in session.execute(select(_users).order_by(_users.c.id))
     ]
 
 
@@ -39,6 +39,11 @@ def hub_user(session: Session, *, hub_user_id: int) -> HubUser:
     if row is None:
         raise NotFound("The user")
     return HubUser(row.id, row.name, str(row.created))
+
+
+def is_hub_admin(session: Session, *, user: User) -> bool:
+    """Whether the hub calls the user an admin now."""
+    return bool(session.scalar(select(_users.c.admin).where(_users.c.id == user.hub_user_id)))
 
 
 def live(session: Session, *, hub_user_id: int) -> User | None:

@@ -204,7 +204,7 @@ def _check_group(session: Session, hub_group: str | None) -> None:
 
 def archive(session: Session, *, workspace: Workspace, actor: Actor, now: datetime) -> None:
     """Close a workspace for new starts. Raises: Conflict while environments run in it."""
-    _lock(session, workspace)
+    lock(session, workspace)
     running = session.scalar(select(exists().where(Allocation.workspace_id == workspace.id, Allocation.state != ENDED)))
     if running:
         raise Conflict("Environments of {name} are running. Stop them first.", name=workspace.name)
@@ -226,7 +226,7 @@ def put_member(
     from_group: bool = False,
 ) -> Member:
     """Add a member, or change role and status. Raises: Conflict when the last owner would go."""
-    _lock(session, workspace)
+    lock(session, workspace)
     member = _member(session, workspace, user)
     before: dict[str, Any] = {}
     if member is None:
@@ -248,7 +248,7 @@ def put_member(
 
 def remove_member(session: Session, *, workspace: Workspace, user: User, actor: Actor, now: datetime) -> None:
     """Take a member out. Raises: NotFound; Conflict when it is the last owner."""
-    _lock(session, workspace)
+    lock(session, workspace)
     member = _member(session, workspace, user)
     if member is None:
         raise NotFound(f"The member {user.name}")
@@ -282,7 +282,7 @@ def _end_or_keep_runs(session: Session, workspace: Workspace, user: User, *, kee
     session.execute(insert(Deadline).from_select(["allocation_id", "reason", "at", "message"], runs))
 
 
-def _lock(session: Session, workspace: Workspace) -> None:
+def lock(session: Session, workspace: Workspace) -> None:
     """Keep starts and other changes of the workspace away; members are locked after it, as starts do."""
     session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update(key_share=True))
 

@@ -1,7 +1,7 @@
 """Tables only, no verbs."""
 
 from .base import PREFIX, Base, UTCDateTime
-from .housekeeping import AuditEntry, Fact, TickLease
+from .housekeeping import Answered, AuditEntry, Fact, TickLease
 from .inventory import Flavor, Gpu, GpuSlot, GpuStatus, Host, HostModel, HostStatus, Image, ImageStatus, Visibility
 from .money import BillingRecord, MemberMonth, Price, RecordKind, SubjectKind
 from .people import (
@@ -47,6 +47,7 @@ __all__ = [
     "Allocation",
     "AllocationSlot",
     "AllocationState",
+    "Answered",
     "Attempt",
     "AuditEntry",
     "Base",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, String
+from sqlalchemy import Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import NO_REUSE, PREFIX, Base, HasId
@@ -42,3 +42,16 @@ class Fact(Base):
     __tablename__ = PREFIX + "facts"
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     value: Mapped[str] = mapped_column(String(255))
+
+
+class Answered(Base):
+    """What a creation answered under an Idempotency-Key, so that its repetition makes nothing twice."""
+
+    __tablename__ = PREFIX + "answered"
+    owner: Mapped[str] = mapped_column(String(255), primary_key=True)
+    key: Mapped[str] = mapped_column(String(100), primary_key=True)
+    request: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of method, path and body."""
+    status: Mapped[int]
+    body: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(index=True)

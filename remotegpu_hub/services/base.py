@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -25,9 +25,10 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from .. import words
 from ..clients import processes
+from ..clients.hub import HubClient
 from ..db import begin
 from ..domain import users
-from ..errors import Denied, NotFound, RemoteGPUError
+from ..errors import Denied, NotFound, RemoteGPUError, TooMany
 from ..orm import User
 from ..runtime import RUNTIME_VARIABLE, Runtime
 
@@ -36,6 +37,8 @@ log = logging.getLogger("remotegpu")
 
 TOKEN_CACHE_SECONDS = 10
 _PR_SET_PDEATHSIG = 1
+Routes = Sequence[tuple[str, type[RequestHandler], dict[str, Any]]]
+"""Pattern below the service's prefix, handler, and what the handler is given beside runtime and login."""
 
 
 def plain(value: Any) -> Any:
@@ -66,17 +69,24 @@ class Handler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
     def initialize(self, runtime: Runtime, hub_auth: HubOAuth) -> None:
         self.runtime = runtime
         self.hub_auth = hub_auth
-        self.request_id = uuid4().hex[:16]
 
     def get_login_url(self) -> str:
         """A program, or a page's fetch, is told 403 instead of being sent to log in."""
         raise HTTPError(403, reason="Log in to the hub, or send a token.")
 
-    def prepare(self) -> None:
+    def set_default_headers(self) -> None:
+        """Tornado calls this before each answer, also before that of an error."""
+        if not hasattr(self, "request_id"):
+            self.request_id = uuid4().hex[:16]
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.clear_header("Server")
+
+    def prepare(self) -> None:
         if self.current_user is None:
             raise HTTPError(403, reason="Log in to the hub, or send a token.")
 
@@ -108,15 +118,20 @@ class Handler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.set_header("X-Request-Id", self.request_id)
         if isinstance(error, RemoteGPUError):
             self.set_status(error.status)
+            if isinstance(error, TooMany):
+                self.set_header("Retry-After", str(error.facts["after_seconds"]))
             body = error_body(error)
         else:
             sentence = self._reason if status_code < 500 else "Something broke here. The log has it by this request id."
             body = {"code": "http", "message": sentence, "facts": {}}
         self.finish(json.dumps({"error": {**body, "request_id": self.request_id}}, ensure_ascii=False, default=str))
+
+
+def hub_client() -> HubClient:
+    """The hub, asked with this service's own token."""
+    return HubClient(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
 
 
 class Health(RequestHandler):
@@ -130,7 +145,6 @@ class Unknown(Handler):
     """Every path without a route, so that it answers in our one shape."""
 
     def prepare(self) -> None:
-        self.set_header("X-Request-Id", self.request_id)
         raise NotFound("This page")
 
 
@@ -158,7 +172,7 @@ def end_older_copy(pid_file: Path, module: str) -> None:
 
 def run(
     module: str,
-    routes: list[tuple[str, type[RequestHandler]]],
+    routes: Routes,
     ticks: Callable[[Runtime], list[Awaitable[None]]],
 ) -> None:
     """Serve the routes and run the ticks until the hub's process ends or asks us to."""
@@ -173,13 +187,15 @@ def run(
 
 async def _serve(
     runtime: Runtime,
-    routes: list[tuple[str, type[RequestHandler]]],
+    routes: Routes,
     ticks: Callable[[Runtime], list[Awaitable[None]]],
 ) -> None:
     prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
     auth = HubOAuth(cache_max_age=TOKEN_CACHE_SECONDS)
     given = {"runtime": runtime, "hub_auth": auth}
-    handlers: list[Any] = [(url_path_join(prefix, pattern), handler, given) for pattern, handler in routes]
+    handlers: list[Any] = [
+        (url_path_join(prefix, pattern), handler, {**given, **more}) for pattern, handler, more in routes
+    ]
     handlers.append((url_path_join(prefix, "/?"), Health))
     handlers.append((url_path_join(prefix, "oauth_callback"), HubOAuthCallbackHandler, {"hub_auth": auth}))
     application = Application(

@@ -19,7 +19,7 @@ from remotegpu_hub.hub.local import DemoSpawner
 from remotegpu_hub.hub.wiring import SERVICES, missing_services, overwritten
 
 REACH = [f"access:services!service={service}" for service in SERVICES]
-EVERYBODY = {*REACH, "custom:remotegpu:write"}
+EVERYBODY = {*REACH, "custom:remotegpu:read", "custom:remotegpu:write", "custom:remotegpu:admin"}
 ABOVE = """
 from remotegpu_hub.configure import configure
 c = get_config()

@@ -3,37 +3,15 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
-from remotegpu_hub.orm import Role
 from tests.gpu_hubs import A100, GpuHub
 
+from .conftest import ROLES, put_members
+
 ME, OFFERS, USAGE = ("workspaces", "api/me"), ("workspaces", "api/offers"), ("billing", "api/usage?workspace=lab")
-ROLES = {"alice": "owner", "bob": "admin", "carol": "member", "dave": "viewer"}
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuHub]:
-    with GpuHub(tmp_path_factory.mktemp("services"), members=(*ROLES, "eve")) as running:
-        for name, role in ROLES.items():
-            running.world.member("lab", name, Role(role))
-        running.world.workspace("secret", owner="eve")
-        yield running
-
-
-def remove_eve(hub: GpuHub) -> None:
-    from remotegpu_hub.db import begin
-    from remotegpu_hub.domain import users, workspaces
-    from remotegpu_hub.domain.audit import SYSTEM
-
-    with begin(hub.engine) as session:
-        lab, eve = workspaces.by_name(session, name="lab"), users.by_name(session, name="eve")
-        if any(one.user_id == eve.id for one in workspaces.members(session, workspace=lab)):
-            workspaces.remove_member(session, workspace=lab, user=eve, actor=SYSTEM, now=hub.world.now)
 
 
 @pytest.mark.parametrize(("service", "path"), [ME, OFFERS, USAGE, ("workspaces", "api/nothing")])
@@ -48,7 +26,7 @@ def test_without_a_login_everything_is_403_in_one_shape(hub: GpuHub, service: st
 @pytest.mark.parametrize("role", [*ROLES.values(), "stranger"])
 @pytest.mark.parametrize("route", [ME, OFFERS, USAGE], ids=["me", "offers", "usage"])
 def test_each_role_sees_what_the_table_says(hub: GpuHub, role: str, route: tuple[str, str]) -> None:
-    remove_eve(hub)
+    put_members(hub)
     name = next((user for user, its in ROLES.items() if its == role), "eve")
     answer = hub.service(*route, token=hub.token_of(name))
     expected = 404 if role == "stranger" and route is USAGE else 200
@@ -110,13 +88,12 @@ def test_a_service_that_is_killed_alone_comes_back(hub: GpuHub) -> None:
     assert hub.service_pid("billing") != before
 
 
-def test_services_die_with_the_hub_and_the_next_hub_starts(tmp_path: Path) -> None:
-    with GpuHub(tmp_path) as hub:
-        pids = [hub.service_pid(name) for name in ("workspaces", "billing")]
-        hub.kill()
-        deadline = time.monotonic() + 10
-        while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-            assert time.monotonic() < deadline, "a service outlived its hub"
-            time.sleep(0.05)
-        hub.start()
-        assert hub.service("workspaces", "").status_code == 200
+def test_services_die_with_the_hub_and_the_next_hub_starts(hub: GpuHub) -> None:
+    pids = [hub.service_pid(name) for name in ("workspaces", "billing")]
+    hub.kill()
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() < deadline, "a service outlived its hub"
+        time.sleep(0.05)
+    hub.start()
+    assert hub.service("workspaces", "").status_code == 200

@@ -42,4 +42,4 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
 
 def main() -> None:
     """Serve until the hub's process ends."""
-    run("remotegpu_hub.services.billing", [(r"api/usage/?", Usage)], ticks)
+    run("remotegpu_hub.services.billing", [(r"api/usage/?", Usage, {})], ticks)

@@ -8,14 +8,16 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from ... import choices, workers
-from ...clients.hub import HubClient
 from ...domain import allocations, budgets, ports, quotas, workspaces
 from ...domain import environments as street
 from ...domain.offers import offers
 from ...orm import Allocation, AllocationState
 from ...runtime import Runtime, utcnow
 from ...units import UNLIMITED
-from ..base import Handler, run
+from ..api import handlers
+from ..base import Handler, hub_client, run
+from ..openapi import describe
+from .routes import ROUTES
 
 
 class Offers(Handler):
@@ -42,6 +44,14 @@ class Offers(Handler):
             )
 
         self.answer(await self.ask(work))
+
+
+class Description(Handler):
+    """The OpenAPI description of all routes."""
+
+    async def get(self) -> None:
+        prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
+        self.answer(describe(ROUTES, title="remotegpu-hub", server=f"{prefix}api"))
 
 
 class Me(Handler):
@@ -110,7 +120,7 @@ def _environment(session: Session, one: Any, login: str) -> dict[str, Any]:
 
 
 def ticks(runtime: Runtime) -> list[Awaitable[None]]:
-    hub = HubClient(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
+    hub = hub_client()
     site = workers.site_of(runtime)
 
     async def sync() -> None:
@@ -136,4 +146,7 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
 
 def main() -> None:
     """Serve until the hub's process ends."""
-    run("remotegpu_hub.services.workspaces", [(r"api/me/?", Me), (r"api/offers/?", Offers)], ticks)
+    own: list[tuple[str, type[Handler], dict[str, Any]]] = [
+        (r"api/me/?", Me, {}), (r"api/offers/?", Offers, {}), (r"api/openapi\.json", Description, {}),
+    ]  # fmt: skip
+    run("remotegpu_hub.services.workspaces", [*own, *handlers(ROUTES)], ticks)

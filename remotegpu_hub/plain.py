@@ -1,0 +1,118 @@
+"""Rows as plain values for programs: the same in the command's `--json` and in the API."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .domain import inventory
+from .orm import Allocation, Environment, Gpu, GpuStatus, Host
+from .units import iso
+
+
+def host(row: Host) -> dict[str, Any]:
+    """A host for programs; `used` is what open allocations hold."""
+    pairs = (
+        (row.used_gpu_millis, row.gpu_millis),
+        (row.used_cpu_millis + row.foreign_cpu_millis, row.cpu_millis),
+        (row.used_memory_bytes + row.foreign_memory_bytes, row.memory_bytes),
+    )
+    return {
+        "name": row.name,
+        "pool": row.pool,
+        "address": row.address,
+        "status": row.status.value,
+        "simulated": row.simulated,
+        "gpu_millis": row.gpu_millis,
+        "used_gpu_millis": row.used_gpu_millis,
+        "cpu_millis": row.cpu_millis,
+        "used_cpu_millis": row.used_cpu_millis,
+        "memory_bytes": row.memory_bytes,
+        "used_memory_bytes": row.used_memory_bytes,
+        "environments": row.used_environments,
+        "overcommitted": any(used > capacity for used, capacity in pairs),
+        "last_seen_at": iso(row.last_seen_at),
+    }
+
+
+def condition(gpu: Gpu) -> str:
+    """How a GPU is, in a word: what keeps it from being given out comes first."""
+    if gpu.missing:
+        return "missing"
+    if gpu.status != GpuStatus.AVAILABLE:
+        return gpu.status.value
+    return "used by others" if gpu.foreign else gpu.status.value
+
+
+def gpus(session: Session, *, host: str | None = None, uuid: str | None = None) -> list[dict[str, Any]]:
+    """GPUs for programs, each with its slots and who holds them; in the order of hosts and devices."""
+    slots: dict[int, list[dict[str, Any]]] = {}
+    for one in inventory.holders(session):
+        slots.setdefault(one.gpu.id, []).append(
+            {
+                "model": one.slot.model,
+                "gpu_millis": one.slot.gpu_millis,
+                "usable": one.slot.usable,
+                "allocation_id": one.allocation_id,
+                "user": one.user,
+            }
+        )
+    query = select(Gpu, Host).join(Host, Host.id == Gpu.host_id).order_by(Host.name, Gpu.index)
+    if host is not None:
+        query = query.where(Host.name == host)
+    if uuid is not None:
+        query = query.where(Gpu.uuid == uuid)
+    return [
+        {
+            "host": machine.name,
+            "simulated": machine.simulated,
+            "index": gpu.index,
+            "uuid": gpu.uuid,
+            "model": gpu.model,
+            "memory_mib": gpu.memory_mib,
+            "status": gpu.status.value,
+            "condition": condition(gpu),
+            "foreign": gpu.foreign,
+            "missing": gpu.missing,
+            "slots": slots.get(gpu.id, []),
+        }
+        for gpu, machine in session.execute(query)
+    ]
+
+
+def environment(row: Environment, run: Allocation | None, stops_at: datetime | None, currency: str) -> dict[str, Any]:
+    """An environment for programs; `run` is null when it holds nothing."""
+    return {
+        "id": row.id,
+        "user": row.user.name,
+        "server_name": row.server_name,
+        "display_name": row.display_name,
+        "workspace": row.workspace.name,
+        "image": row.image.reference,
+        "flavor": row.flavor,
+        "gpu_model": row.gpu_model,
+        "gpu_slots": row.gpu_slots,
+        "cpu_millis": row.cpu_millis,
+        "memory_bytes": row.memory_bytes,
+        "ports": list(row.ports),
+        "state": row.state.value,
+        "message": row.message,
+        "created_at": iso(row.created_at),
+        "run": None if run is None else _run(run, stops_at, currency),
+    }
+
+
+def _run(run: Allocation, stops_at: datetime | None, currency: str) -> dict[str, Any]:
+    return {
+        "allocation_id": run.id,
+        "state": run.state.value,
+        "host": run.host.name,
+        "gpus": [held.gpu.uuid for held in run.slots if held.open],
+        "price_per_hour_micros": run.price_per_hour,
+        "currency": currency,
+        "admitted_at": iso(run.admitted_at),
+        "started_at": iso(run.started_at),
+        "seen_at": iso(run.seen_at),
+        "stops_at": iso(stops_at),
+    }

@@ -1,0 +1,491 @@
+"""REST by declaration: a route says what it needs, what it takes and what it answers; from that one declaration come
+the checks, the OpenAPI description and the tests of who may do what."""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import unquote
+
+from jupyterhub.services.auth import HubOAuth
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Select, literal, select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import InstrumentedAttribute, Session
+from tornado.web import HTTPError
+
+from ..domain import idempotency, users, workspaces
+from ..domain.audit import Actor
+from ..errors import Changed, Conflict, Denied, Invalid, NotFound, TooMany
+from ..orm import Member, MemberStatus, Role, User, UTCDateTime, Workspace
+from ..runtime import Runtime, utcnow
+from .base import Handler
+
+READ, WRITE, ADMIN = "custom:remotegpu:read", "custom:remotegpu:write", "custom:remotegpu:admin"
+MOST_A_PAGE: Final = 200
+BURST: Final = 120
+"""Requests that a caller may make at once …"""
+PER_SECOND: Final = 30.0
+"""… and then, lasting."""
+JSON: Final = "application/json"
+
+
+class Shape(BaseModel):
+    """What goes in or out; a name that is not declared is refused."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True, str_strip_whitespace=True)
+
+
+class Paging(Shape):
+    """Of every list. A cursor is what the page before gave as `next`."""
+
+    limit: int = Field(50, ge=1, le=MOST_A_PAGE, description="Items a page holds at most.")
+    cursor: str | None = Field(None, max_length=500, description="`next` of the page before.")
+
+
+class Nothing(Shape):
+    """No query and no body."""
+
+
+class Needs(StrEnum):
+    """What a caller must be. Who is a hub admin may do everything but act as somebody else."""
+
+    SELF = "any user, about what is their own"
+    MEMBER = "any member of the workspace"
+    STARTER = "an owner, admin or member of the workspace"
+    MANAGER = "an owner or admin of the workspace"
+    OWNER = "an owner of the workspace"
+    HUB_ADMIN = "an admin of the hub"
+
+
+ROLES: Final[Mapping[Needs, frozenset[Role]]] = {
+    Needs.MEMBER: frozenset(Role),
+    Needs.STARTER: frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER}),
+    Needs.MANAGER: frozenset({Role.OWNER, Role.ADMIN}),
+    Needs.OWNER: frozenset({Role.OWNER}),
+}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a live user, or a service of the hub, which has none of its own."""
+
+    name: str
+    user: User | None
+    scopes: frozenset[str]
+    hub_admin: bool
+    """By the hub's database, and carried by the token; of a service the token alone."""
+
+    @property
+    def person(self) -> User:
+        """Raises: Denied for a service."""
+        if self.user is None:
+            raise Denied("This is for users of the hub.")
+        return self.user
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, checked, with what its route works on."""
+
+    session: Session
+    runtime: Runtime
+    caller: Caller
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    now: datetime
+    actor: Actor
+    workspace: Workspace | None = None
+    """The one of the path, which the caller may see."""
+    role: Role | None = None
+    """The caller's own in it; none of a hub admin who is no member."""
+    locked: bool = False
+
+    @property
+    def space(self) -> Workspace:
+        if self.workspace is None:
+            raise AssertionError("the route names no workspace")
+        return self.workspace
+
+    def number(self, name: str) -> int:
+        """A numeric id of the path. Raises: NotFound, as for one that is not there."""
+        text = self.path[name]
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise NotFound("This")
+        return int(text)
+
+
+@dataclass(frozen=True)
+class Later:
+    """What remains to be done once the transaction is over, such as asking the hub; its result is the answer."""
+
+    act: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One verb on one path. `work` runs inside the request's transaction and returns what `answers` can be made of."""
+
+    method: str
+    path: str
+    summary: str
+    needs: Needs
+    work: Callable[[Call], Any]
+    answers: type[BaseModel] | None = None
+    """None: 204, nothing."""
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] = Nothing
+    status: int = 200
+    listing: bool = False
+    """Answers a page: `{"items": […], "next": cursor or null}`."""
+    etag: bool = False
+    """The answer has an ETag, and an edit heeds If-Match: `shows` reads what is to be edited."""
+    shows: Callable[[Call], Any] | None = None
+    carries: str = field(default="", compare=False)
+    """Scope that the token needs; by default as the verb and `needs` say."""
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Any one of these is enough."""
+        if self.carries:
+            return frozenset({self.carries, ADMIN})
+        if not self.changes:
+            return frozenset({READ, WRITE, ADMIN})
+        return frozenset({ADMIN}) if self.needs == Needs.HUB_ADMIN else frozenset({WRITE, ADMIN})
+
+    @property
+    def operation(self) -> str:
+        return str(self.work.__name__)
+
+    @property
+    def pattern(self) -> str:
+        """The path as tornado takes it."""
+        parts = [f"(?P<{part[1:-1]}>[^/]+)" if part.startswith("{") else part for part in self.path.split("/")]
+        return "/".join(parts)
+
+
+class Buckets:
+    """How many requests each caller has left: a token bucket each, in memory, forgotten when full."""
+
+    def __init__(self, burst: float = BURST, per_second: float = PER_SECOND) -> None:
+        self._burst, self._per_second = burst, per_second
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> None:
+        """Raises: TooMany, with the seconds until the next one."""
+        now = monotonic()
+        left, at = self._left.get(name, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._per_second)
+        if left < 1:
+            raise TooMany(after_seconds=max(1, round((1 - left) / self._per_second)))
+        if len(self._left) > 10_000:
+            self._left = {who: one for who, one in self._left.items() if now - one[1] < self._burst / self._per_second}
+        self._left[name] = (left - 1, now)
+
+
+class Api(Handler):
+    """All verbs of one path."""
+
+    def initialize(  # type: ignore[override]
+        self, runtime: Runtime, hub_auth: HubOAuth, routes: Mapping[str, Route], buckets: Buckets
+    ) -> None:
+        super().initialize(runtime, hub_auth)
+        self.routes, self.buckets = routes, buckets
+
+    async def get(self, **path: str) -> None:
+        await self._handle(path)
+
+    post = put = patch = delete = get
+
+    async def _handle(self, path: dict[str, str]) -> None:
+        method = str(self.request.method)
+        route = self.routes.get(method)
+        if route is None:
+            raise HTTPError(405, reason=f"This path knows {', '.join(sorted(self.routes))}.")
+        model = self.current_user
+        self.buckets.take(f"{model.get('kind')}:{model['name']}")
+        if not route.scopes & set(model.get("scopes", ())):
+            raise Denied(
+                "This token may not do that: it needs the scope {scope}.", scope=" or ".join(sorted(route.scopes))
+            )
+        query, body = self._query(route), self._body(route)
+        key = self._idempotency_key(route)
+        work = lambda session: self._work(session, route, path, query, body, key)  # noqa: E731
+        try:
+            status, text, tag = await self.ask(work, read_only=not route.changes)
+        except IntegrityError as error:  # somebody else did the same at this moment
+            if key is None:
+                raise Conflict("Somebody else changed it at the same moment. Look again, then repeat it.") from error
+            status, text, tag = await self.ask(work, read_only=False)
+        if isinstance(text, Later):
+            value = await text.act()
+            text = json.dumps(value, ensure_ascii=False) if value is not None else ""
+        if tag and self.request.headers.get("If-None-Match") == tag and not route.changes:
+            self.set_header("ETag", tag)
+            self.set_status(304)
+            self.finish()
+            return
+        if tag:
+            self.set_header("ETag", tag)
+        self.set_status(status)
+        if text:
+            self.finish(text)
+        else:
+            self.clear_header("Content-Type")
+            self.finish()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if status_code == 405:
+            self.set_header("Allow", ", ".join(sorted(self.routes)))
+        super().write_error(status_code, **kwargs)
+
+    # what came in
+
+    def _query(self, route: Route) -> Any:
+        given: dict[str, Any] = {}
+        for name, values in self.request.query_arguments.items():
+            if len(values) > 1:
+                raise Invalid("{name} is given more than once.", name=name)
+            given[name] = values[0].decode("utf-8", "replace")
+        return check(route.query, given)
+
+    def _body(self, route: Route) -> Any:
+        raw = self.request.body
+        if route.body is None:
+            if raw.strip():
+                raise Invalid("This takes no body.")
+            return None
+        kind = self.request.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if kind != JSON:
+            raise HTTPError(415, reason=f"Send {JSON}.")
+        try:
+            given = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise Invalid("The body is not JSON.") from None
+        return check(route.body, given)
+
+    def _idempotency_key(self, route: Route) -> str | None:
+        key = self.request.headers.get("Idempotency-Key")
+        if key is None or route.method != "POST":
+            return None
+        if not 1 <= len(key) <= 100 or not key.isprintable():
+            raise Invalid("An Idempotency-Key has 1 to 100 printable characters.")
+        return str(key)
+
+    # the one transaction
+
+    def _work(
+        self, session: Session, route: Route, path: dict[str, str], query: Any, body: Any, key: str | None
+    ) -> tuple[int, Any, str]:
+        call = self._call(session, route, path, query, body)
+        if key is not None:
+            said = self._said_before(call, key)
+            if said is not None:
+                return said.status, said.body, ""
+        if route.changes and route.shows is not None:
+            self._check_unchanged(route, call)
+        value = route.work(call)
+        if isinstance(value, Later):
+            return route.status, value, ""
+        text = "" if route.answers is None else write(route, value)
+        if key is not None:
+            idempotency.keep(
+                session, owner=call.actor.name, key=key, request=self._fingerprint(), status=route.status, body=text,
+                now=call.now,
+            )  # fmt: skip
+        return (route.status if route.answers is not None else 204), text, tag_of(text) if route.etag else ""
+
+    def _call(self, session: Session, route: Route, path: dict[str, str], query: Any, body: Any) -> Call:
+        model = self.current_user
+        scopes = frozenset(model.get("scopes", ()))
+        if model.get("kind") == "user":
+            user = self.caller(session)
+            admin = users.is_hub_admin(session, user=user)
+            caller = Caller(model["name"], user, scopes, admin and (ADMIN in scopes or not route.changes))
+            actor = model["name"]
+        else:
+            caller = Caller(model["name"], None, scopes, ADMIN in scopes or (READ in scopes and not route.changes))
+            actor = f"service:{model['name']}"
+        call = Call(
+            session=session, runtime=self.runtime, caller=caller, query=query, body=body, now=utcnow(),
+            path={name: unquote(value) for name, value in path.items()},
+            actor=Actor(actor, request_id=self.request_id, address=self.request.remote_ip),
+        )  # fmt: skip
+        return authorise(route, call)
+
+    def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
+        said = idempotency.find(call.session, owner=call.actor.name, key=key)
+        if said is not None and said.request != self._fingerprint():
+            raise Conflict("This Idempotency-Key was used for another request. Take a new one.")
+        return said
+
+    def _fingerprint(self) -> str:
+        text = f"{self.request.method} {self.request.path}\0".encode() + self.request.body
+        return hashlib.sha256(text).hexdigest()
+
+    def _check_unchanged(self, route: Route, call: Call) -> None:
+        """What is edited is still what the caller saw; it stays so until the transaction ends.
+
+        Raises: Changed.
+        """
+        wanted = self.request.headers.get("If-Match")
+        if wanted is None or route.shows is None:
+            return
+        locked = replace(call, locked=True)
+        if wanted != tag_of(write(route, route.shows(locked))):
+            raise Changed
+
+
+def authorise(route: Route, call: Call) -> Call:
+    """Find the workspace of the path and the caller's role in it. Raises: NotFound where it is none of the caller's,
+    as where it is not there; Denied where the role is not enough."""
+    caller = call.caller
+    if route.needs == Needs.HUB_ADMIN and not caller.hub_admin:
+        raise Denied("Only an admin of the hub may do that.")
+    if "workspace" not in call.path:
+        if route.needs in ROLES:
+            raise AssertionError(f"{route.path} names no workspace")
+        return call
+    member = _membership(call)
+    if member is None and not caller.hub_admin:
+        raise NotFound("The workspace")
+    try:
+        space = member.workspace if member else workspaces.by_name(call.session, name=call.path["workspace"])
+    except NotFound:
+        raise NotFound("The workspace") from None
+    role = member.role if member else None
+    allowed = ROLES.get(route.needs)
+    if allowed is not None and role not in allowed and not caller.hub_admin:
+        raise Denied(
+            "Your role in {name} is {role}. That needs {needs}.", name=space.name, role=str(role), needs=route.needs
+        )
+    return replace(call, workspace=space, role=role)
+
+
+def _membership(call: Call) -> Member | None:
+    if call.caller.user is None:
+        return None
+    return call.session.scalar(
+        select(Member)
+        .join(Member.workspace)
+        .where(
+            Workspace.name == call.path["workspace"],
+            Member.user_id == call.caller.user.id,
+            Member.status == MemberStatus.ACTIVE,
+        )
+    )
+
+
+def check(shape: type[BaseModel], given: Any) -> Any:
+    """Raises: Invalid, with every place that is wrong and why."""
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        problems = [
+            {"at": ".".join(str(part) for part in one["loc"]) or "body", "says": one["msg"]}
+            for one in error.errors(include_url=False, include_input=False, include_context=False)
+        ][:20]
+        first = problems[0]
+        raise Invalid("{at}: {says}.", at=first["at"], says=first["says"], problems=problems) from None
+
+
+def write(route: Route, value: Any) -> str:
+    """A route's answer as text, always spelt alike, so that its hash tells whether it changed."""
+    if route.answers is None:
+        return ""
+    if route.listing:
+        items, following = value
+        plain: Any = {
+            "items": [route.answers.model_validate(one, from_attributes=True).model_dump(mode="json") for one in items],
+            "next": following,
+        }
+    else:
+        plain = route.answers.model_validate(value, from_attributes=True).model_dump(mode="json")
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+
+
+def tag_of(text: str) -> str:
+    """A strong ETag (RFC 9110) of an answer."""
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+Sorts = Mapping[str, tuple[InstrumentedAttribute[Any], ...]]
+
+
+def page(
+    session: Session, query: Select[Any], paging: Paging, *, sorts: Sorts, sort: str, shown: Callable[[Any], Any]
+) -> tuple[list[Any], str | None]:
+    """One page of a list and the cursor of the next, by the values of the last row: however long the list is, a page
+    costs the same, and none is skipped or told twice while it changes. `sort` may begin with `-`.
+
+    Raises: Invalid for a cursor of another list or none at all.
+    """
+    columns = sorts[sort.removeprefix("-")]
+    down = sort.startswith("-")
+    if paging.cursor:
+        after = _read_cursor(paging.cursor, sort, columns)
+        known = [literal(value, column.type) for value, column in zip(after, columns, strict=True)]
+        here: Any = tuple_(*columns) if len(columns) > 1 else columns[0]
+        there: Any = tuple_(*known) if len(columns) > 1 else known[0]
+        query = query.where(here < there if down else here > there)
+    query = query.order_by(*(column.desc() if down else column for column in columns)).limit(paging.limit + 1)
+    rows = list(session.scalars(query))
+    following = None
+    if len(rows) > paging.limit:
+        rows.pop()
+        following = _cursor(sort, [_value(rows[-1], column) for column in columns])
+    return [shown(row) for row in rows], following
+
+
+def _value(row: Any, column: InstrumentedAttribute[Any]) -> Any:
+    value = getattr(row, column.key)
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _cursor(sort: str, values: Sequence[Any]) -> str:
+    text = json.dumps([sort, *values], ensure_ascii=False, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, sort: str, columns: Sequence[InstrumentedAttribute[Any]]) -> tuple[Any, ...]:
+    try:
+        given = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not isinstance(given, list) or given[0] != sort or len(given) != len(columns) + 1:
+            raise ValueError
+        return tuple(_as(column, value) for column, value in zip(columns, given[1:], strict=True))
+    except (ValueError, TypeError, IndexError, binascii.Error):
+        raise Invalid("This cursor is none of this list. Begin without one.") from None
+
+
+def _as(column: InstrumentedAttribute[Any], value: Any) -> Any:
+    if isinstance(column.type, UTCDateTime):
+        found = datetime.fromisoformat(value)
+        if found.tzinfo is None:
+            raise ValueError
+        return found
+    if not isinstance(value, column.type.python_type) or isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def handlers(routes: Sequence[Route]) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """What tornado serves: one handler for each path, with its verbs."""
+    by_path: dict[str, dict[str, Route]] = defaultdict(dict)
+    for route in routes:
+        by_path[route.pattern][route.method] = route
+    buckets = Buckets()
+    return [
+        (f"api/{pattern}/?", Api, {"routes": verbs, "buckets": buckets}) for pattern, verbs in by_path.items()
+    ]  # fmt: skip

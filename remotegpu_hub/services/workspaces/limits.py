@@ -1,0 +1,177 @@
+"""Routes of quotas: of users, of workspaces, of members inside a workspace, and the two default rows."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictInt
+from sqlalchemy import select
+
+from ...domain import quotas, users, workspaces
+from ...errors import NotFound
+from ...orm import QUOTA_RESOURCES, Quota, QuotaScope, User, Workspace
+from ...units import UNLIMITED
+from ..api import Call, Needs, Paging, Route, Shape, page
+
+Amount = Annotated[StrictInt, Field(ge=0, lt=UNLIMITED)]
+Limit = Amount | Literal["unlimited"] | None
+"""Null inherits the default of its level."""
+
+
+class QuotaShown(Shape):
+    scope: QuotaScope
+    workspace: str | None
+    user: str | None
+    gpu_millis: Limit = Field(description="Thousandths of GPUs held at once.")
+    cpu_millis: Limit = Field(description="Thousandths of cores held at once.")
+    memory_bytes: Limit
+    storage_bytes: Limit
+    environments: Limit = Field(description="Environments that run at once.")
+    gpu_hours: Limit = Field(description="Each calendar month.")
+    models: dict[str, Amount | Literal["unlimited"]] = Field(description="Slots of one GPU model held at once.")
+
+
+class QuotaEdit(Shape):
+    """What is not named stays; null inherits the default, and takes the limit of a model away."""
+
+    gpu_millis: Limit = None
+    cpu_millis: Limit = None
+    memory_bytes: Limit = None
+    storage_bytes: Limit = None
+    environments: Limit = None
+    gpu_hours: Limit = None
+    models: dict[Annotated[str, Field(min_length=1, max_length=80)], Limit] = Field({}, max_length=50)
+
+
+class QuotasAsked(Paging):
+    scope: QuotaScope | None = None
+
+
+def shown(quota: Quota | None, scope: QuotaScope, workspace: Workspace | None, user: User | None) -> dict[str, Any]:
+    """A quota, also one that nobody has set: then everything in it inherits."""
+    described = quotas.describe(quota) if quota is not None else dict.fromkeys(QUOTA_RESOURCES)
+    return {
+        "scope": scope,
+        "workspace": workspace.name if workspace else None,
+        "user": user.name if user else None,
+        **{name: described[name] for name in QUOTA_RESOURCES},
+        "models": {name.removeprefix("gpu:"): value for name, value in described.items() if name.startswith("gpu:")},
+    }
+
+
+class _Of:
+    """The quota that a route's path names."""
+
+    def __init__(self, call: Call, scope: QuotaScope) -> None:
+        self.call, self.scope = call, scope
+        self.workspace = call.space if scope in (QuotaScope.WORKSPACE, QuotaScope.MEMBER) else None
+        self.user = self._user() if scope in (QuotaScope.USER, QuotaScope.MEMBER) else None
+
+    def _user(self) -> User:
+        name = self.call.path["user"]
+        if self.scope == QuotaScope.USER:
+            return users.by_name(self.call.session, name=name)
+        for one in workspaces.members(self.call.session, workspace=self.call.space):
+            if one.user.name == name:
+                return one.user
+        raise NotFound("The member")
+
+    def read(self) -> dict[str, Any]:
+        call = self.call
+        if call.locked:
+            quotas.keep_still(call.session, workspace=self.workspace, user=self.user)
+        row = quotas.find(
+            call.session, scope=self.scope, workspace_id=self.workspace.id if self.workspace else None,
+            user_id=self.user.id if self.user else None,
+        )  # fmt: skip
+        return shown(row, self.scope, self.workspace, self.user)
+
+    def edit(self) -> dict[str, Any]:
+        given: QuotaEdit = self.call.body
+
+        def stored(value: Any) -> int | None:
+            return UNLIMITED if value == "unlimited" else value
+
+        row = quotas.put(
+            self.call.session,
+            scope=self.scope,
+            values={name: stored(getattr(given, name)) for name in QUOTA_RESOURCES if name in given.model_fields_set},
+            models={name: stored(value) for name, value in given.models.items()},
+            workspace=self.workspace,
+            user=self.user,
+            actor=self.call.actor,
+            now=self.call.now,
+        )
+        return shown(row, self.scope, self.workspace, self.user)
+
+
+def list_quotas(call: Call) -> Any:
+    query = select(Quota)
+    if call.query.scope is not None:
+        query = query.where(Quota.scope == call.query.scope)
+
+    def one(quota: Quota) -> dict[str, Any]:
+        space = call.session.get(Workspace, quota.workspace_id) if quota.workspace_id else None
+        user = call.session.get(User, quota.user_id) if quota.user_id else None
+        return shown(quota, quota.scope, space, user)
+
+    return page(call.session, query, call.query, sorts={"id": (Quota.id,)}, sort="id", shown=one)
+
+
+def read_workspace_quota(call: Call) -> Any:
+    return _Of(call, QuotaScope.WORKSPACE).read()
+
+
+def edit_workspace_quota(call: Call) -> Any:
+    return _Of(call, QuotaScope.WORKSPACE).edit()
+
+
+def read_member_quota(call: Call) -> Any:
+    return _Of(call, QuotaScope.MEMBER).read()
+
+
+def edit_member_quota(call: Call) -> Any:
+    return _Of(call, QuotaScope.MEMBER).edit()
+
+
+def read_user_quota(call: Call) -> Any:
+    return _Of(call, QuotaScope.USER).read()
+
+
+def edit_user_quota(call: Call) -> Any:
+    return _Of(call, QuotaScope.USER).edit()
+
+
+def _default(call: Call) -> QuotaScope:
+    try:
+        return QuotaScope(f"{call.path['level']}-default")
+    except ValueError:
+        raise NotFound("The default quota") from None
+
+
+def read_default_quota(call: Call) -> Any:
+    return _Of(call, _default(call)).read()
+
+
+def edit_default_quota(call: Call) -> Any:
+    return _Of(call, _default(call)).edit()
+
+
+ROUTES = [
+    Route("GET", "quotas", "List all quotas", Needs.HUB_ADMIN, list_quotas, answers=QuotaShown, query=QuotasAsked,
+          listing=True),
+    Route("GET", "workspaces/{workspace}/quota", "Read the quota of a workspace", Needs.MEMBER, read_workspace_quota,
+          answers=QuotaShown, etag=True),
+    Route("PATCH", "workspaces/{workspace}/quota", "Set limits of a workspace", Needs.HUB_ADMIN, edit_workspace_quota,
+          answers=QuotaShown, body=QuotaEdit, etag=True, shows=read_workspace_quota),
+    Route("GET", "workspaces/{workspace}/members/{user}/quota", "Read a member's quota in the workspace", Needs.MEMBER,
+          read_member_quota, answers=QuotaShown, etag=True),
+    Route("PATCH", "workspaces/{workspace}/members/{user}/quota", "Set a member's limits in the workspace",
+          Needs.MANAGER, edit_member_quota, answers=QuotaShown, body=QuotaEdit, etag=True, shows=read_member_quota),
+    Route("GET", "users/{user}/quota", "Read the quota of a user", Needs.HUB_ADMIN, read_user_quota,
+          answers=QuotaShown, etag=True),
+    Route("PATCH", "users/{user}/quota", "Set limits of a user", Needs.HUB_ADMIN, edit_user_quota,
+          answers=QuotaShown, body=QuotaEdit, etag=True, shows=read_user_quota),
+    Route("GET", "default-quotas/{level}", "Read a default quota: `user` or `workspace`", Needs.HUB_ADMIN,
+          read_default_quota, answers=QuotaShown, etag=True),
+    Route("PATCH", "default-quotas/{level}", "Set a default quota: `user` or `workspace`", Needs.HUB_ADMIN,
+          edit_default_quota, answers=QuotaShown, body=QuotaEdit, etag=True, shows=read_default_quota),
+]  # fmt: skip

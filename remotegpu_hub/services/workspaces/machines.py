@@ -1,0 +1,207 @@
+"""Routes of hosts, GPUs, images and flavors."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ... import plain
+from ...domain import inventory
+from ...errors import NotFound
+from ...orm import Flavor, Gpu, GpuStatus, Host, HostStatus, Image, ImageStatus, User, Workspace
+from ..api import Call, Needs, Paging, Route, Shape, page
+
+
+class HostShown(Shape):
+    name: str
+    pool: str
+    address: str
+    status: HostStatus
+    simulated: bool = Field(description="Its GPUs do not exist.")
+    gpu_millis: int = Field(description="Thousandths of GPUs.")
+    used_gpu_millis: int
+    cpu_millis: int
+    used_cpu_millis: int = Field(description="What open allocations hold.")
+    memory_bytes: int
+    used_memory_bytes: int
+    environments: int = Field(description="That run there now.")
+    overcommitted: bool = Field(description="More is used than there is: the host lost something meanwhile.")
+    last_seen_at: datetime
+
+
+class HostsAsked(Paging):
+    sort: Literal["name", "-name"] = "name"
+    status: HostStatus | None = None
+    pool: str | None = Field(None, max_length=64)
+    search: str | None = Field(None, max_length=100)
+
+
+class HostEdit(Shape):
+    status: Literal["online", "maintenance"] = Field(description="In maintenance nothing new starts there.")
+
+
+class Slot(Shape):
+    model: str
+    gpu_millis: int
+    usable: bool
+    allocation_id: int | None = Field(description="Which run holds it.")
+    user: str | None
+
+
+class GpuShown(Shape):
+    host: str
+    simulated: bool
+    index: int
+    uuid: str
+    model: str
+    memory_mib: int
+    status: GpuStatus
+    condition: str = Field(description="How it is, in a word: what keeps it from being given out comes first.")
+    foreign: bool = Field(description="Somebody outside this hub uses it.")
+    missing: bool
+    slots: list[Slot]
+
+
+class GpuEdit(Shape):
+    status: Literal["available", "maintenance"]
+
+
+class ImageShown(Shape):
+    reference: str
+    digest: str | None
+    display_name: str
+    framework: str | None
+    cuda_version: str | None
+    python_version: str | None
+    size_bytes: int | None
+    category: str
+    visibility: str
+    workspace: str | None
+    owner: str | None
+    status: ImageStatus
+
+
+class ImagesAsked(Paging):
+    sort: Literal["reference", "-reference"] = "reference"
+    status: ImageStatus | None = None
+    search: str | None = Field(None, max_length=100)
+
+
+class FlavorShown(Shape):
+    name: str
+    display_name: str
+    gpu_model: str | None
+    gpu_slots: int
+    cpu_millis: int
+    memory_bytes: int
+    workspace: str | None = Field(description="Only this one may use it; null: everybody.")
+    retired: bool
+
+
+class FlavorsAsked(Paging):
+    sort: Literal["name", "-name"] = "name"
+
+
+def list_hosts(call: Call) -> Any:
+    asked: HostsAsked = call.query
+    query = select(Host)
+    if asked.status is not None:
+        query = query.where(Host.status == asked.status)
+    if asked.pool is not None:
+        query = query.where(Host.pool == asked.pool)
+    if asked.search:
+        query = query.where(Host.name.icontains(asked.search, autoescape=True))
+    return page(call.session, query, asked, sorts={"name": (Host.name,)}, sort=asked.sort, shown=plain.host)
+
+
+def _host(call: Call) -> Host:
+    query = select(Host).where(Host.name == call.path["host"])
+    found = call.session.scalar(query.with_for_update(key_share=True) if call.locked else query)
+    if found is None:
+        raise NotFound("The host")
+    return found
+
+
+def read_host(call: Call) -> Any:
+    return plain.host(_host(call))
+
+
+def edit_host(call: Call) -> Any:
+    _host(call)
+    return plain.host(
+        inventory.set_host_status(
+            call.session, name=call.path["host"], status=HostStatus(call.body.status), actor=call.actor, now=call.now
+        )
+    )
+
+
+def list_gpus_of_host(call: Call) -> Any:
+    return plain.gpus(call.session, host=_host(call).name), None
+
+
+def edit_gpu(call: Call) -> Any:
+    uuid = call.path["uuid"]
+    if call.session.scalar(select(Gpu.id).where(Gpu.uuid == uuid)) is None:
+        raise NotFound("The GPU")
+    inventory.set_gpu_status(
+        call.session, uuid=uuid, status=GpuStatus(call.body.status), actor=call.actor, now=call.now
+    )  # fmt: skip
+    return plain.gpus(call.session, uuid=uuid)[0]
+
+
+def _image(session: Session, image: Image) -> dict[str, Any]:
+    space = session.get(Workspace, image.workspace_id) if image.workspace_id else None
+    owner = session.get(User, image.owner_id) if image.owner_id else None
+    columns = ("reference", "digest", "display_name", "framework", "cuda_version", "python_version", "size_bytes",
+               "category", "status")  # fmt: skip
+    return {
+        **{name: getattr(image, name) for name in columns},
+        "visibility": image.visibility.value,
+        "workspace": space.name if space else None,
+        "owner": owner.name if owner else None,
+    }
+
+
+def list_images(call: Call) -> Any:
+    asked: ImagesAsked = call.query
+    query = select(Image)
+    if asked.status is not None:
+        query = query.where(Image.status == asked.status)
+    if asked.search:
+        query = query.where(
+            Image.reference.icontains(asked.search, autoescape=True)
+            | Image.display_name.icontains(asked.search, autoescape=True)
+        )
+    sorts = {"reference": (Image.reference, Image.id)}
+    return page(
+        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: _image(call.session, one)
+    )  # fmt: skip
+
+
+def list_flavors(call: Call) -> Any:
+    def one(flavor: Flavor) -> dict[str, Any]:
+        space = call.session.get(Workspace, flavor.workspace_id) if flavor.workspace_id else None
+        columns = ("name", "display_name", "gpu_model", "gpu_slots", "cpu_millis", "memory_bytes", "retired")
+        return {**{name: getattr(flavor, name) for name in columns}, "workspace": space.name if space else None}
+
+    return page(call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
+                shown=one)  # fmt: skip
+
+
+ROUTES = [
+    Route("GET", "hosts", "List hosts with what is held of them", Needs.HUB_ADMIN, list_hosts, answers=HostShown,
+          query=HostsAsked, listing=True),
+    Route("GET", "hosts/{host}", "Read a host", Needs.HUB_ADMIN, read_host, answers=HostShown, etag=True),
+    Route("PATCH", "hosts/{host}", "Take a host out for maintenance, or put it back to work", Needs.HUB_ADMIN,
+          edit_host, answers=HostShown, body=HostEdit, etag=True, shows=read_host),
+    Route("GET", "hosts/{host}/gpus", "List the GPUs of a host with who holds them", Needs.HUB_ADMIN,
+          list_gpus_of_host, answers=GpuShown, listing=True),
+    Route("PATCH", "gpus/{uuid}", "Take a GPU out for maintenance, or give it out again", Needs.HUB_ADMIN, edit_gpu,
+          answers=GpuShown, body=GpuEdit),
+    Route("GET", "images", "List the whole catalogue of images", Needs.HUB_ADMIN, list_images, answers=ImageShown,
+          query=ImagesAsked, listing=True),
+    Route("GET", "flavors", "List all flavors", Needs.HUB_ADMIN, list_flavors, answers=FlavorShown,
+          query=FlavorsAsked, listing=True),
+]  # fmt: skip

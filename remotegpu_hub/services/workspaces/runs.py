@@ -1,0 +1,284 @@
+"""Routes of environments: what is kept, what of it runs, and to start, stop, restart and delete it through the hub."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, selectinload
+
+from ... import plain
+from ...clients.hub import HubClient
+from ...domain import allocations, environments, ports, prices
+from ...errors import Conflict, Denied, NotFound
+from ...orm import (
+    DELETED,
+    ENDED,
+    Allocation,
+    AllocationSlot,
+    AllocationState,
+    Deadline,
+    EndReason,
+    Environment,
+    EnvironmentState,
+    Member,
+    MemberStatus,
+    Role,
+    User,
+    Workspace,
+)
+from ..api import ROLES, Call, Later, Needs, Paging, Route, Shape, page
+from ..base import hub_client
+
+
+class Way(Shape):
+    service: str
+    address: str
+    command: str | None = Field(description="To paste, for SSH.")
+    url: str | None
+    hub_path: str | None = Field(description="Below the hub's address, behind its login.")
+
+
+class RunShown(Shape):
+    allocation_id: int
+    state: AllocationState
+    host: str
+    gpus: list[str] = Field(description="UUIDs.")
+    price_per_hour_micros: int = Field(description="Millionths of the currency.")
+    currency: str
+    admitted_at: datetime
+    started_at: datetime | None
+    seen_at: datetime | None
+    stops_at: datetime | None
+    access: list[Way]
+
+
+class EnvironmentShown(Shape):
+    id: int
+    user: str
+    server_name: str
+    display_name: str
+    workspace: str
+    image: str
+    flavor: str | None
+    gpu_model: str | None
+    gpu_slots: int
+    cpu_millis: int
+    memory_bytes: int
+    ports: list[str]
+    state: EnvironmentState
+    message: str
+    created_at: datetime
+    run: RunShown | None = Field(description="What it holds now.")
+
+
+class EnvironmentsAsked(Paging):
+    sort: Literal["id", "-id", "display_name", "-display_name"] = "-id"
+    state: EnvironmentState | None = None
+    running: bool | None = Field(None, description="Only those that hold something now, or that do not.")
+    search: str | None = Field(None, max_length=100, description="In the display name or the server's name.")
+    user: str | None = Field(None, max_length=255)
+
+
+class PastRun(Shape):
+    allocation_id: int
+    state: AllocationState
+    host: str
+    requested_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    end_reason: str | None
+
+
+class Asked(Shape):
+    """What the hub was asked for; it tells by itself when it is done."""
+
+    done: bool = Field(description="False: it is under way.")
+
+
+def _shown(session: Session, found: list[Environment], login: str) -> list[dict[str, Any]]:
+    """With what they hold now: three more statements, however many they are."""
+    ids = [one.id for one in found]
+    held = (selectinload(Allocation.slots).selectinload(AllocationSlot.slot), selectinload(Allocation.ports))
+    open_runs = select(Allocation).where(Allocation.environment_id.in_(ids), Allocation.state != ENDED).options(*held)
+    runs = {one.environment_id: one for one in session.scalars(open_runs)}
+    earliest = (
+        select(Deadline.allocation_id, func.min(Deadline.at))
+        .where(Deadline.allocation_id.in_([run.id for run in runs.values()]))
+        .group_by(Deadline.allocation_id)
+    )
+    ends = dict(session.execute(earliest).tuples().all())
+    currency = prices.currency(session)
+    rows = []
+    for one in found:
+        run = runs.get(one.id)
+        row = plain.environment(one, run, ends.get(run.id) if run else None, currency)
+        if run is not None:
+            row["run"]["access"] = ports.ways(run, login=login)
+        rows.append(row)
+    return rows
+
+
+def _listed(call: Call, query: Any) -> Any:
+    asked: EnvironmentsAsked = call.query
+    query = query.where(Environment.state != DELETED).options(
+        selectinload(Environment.user), selectinload(Environment.workspace), selectinload(Environment.image)
+    )
+    if asked.state is not None:
+        query = query.where(Environment.state == asked.state)
+    if asked.user is not None:
+        query = query.where(Environment.user_id.in_(select(User.id).where(User.name == asked.user)))
+    if asked.search:
+        query = query.where(
+            Environment.display_name.icontains(asked.search, autoescape=True)
+            | Environment.server_name.icontains(asked.search, autoescape=True)
+        )
+    if asked.running is not None:
+        holds = Environment.id.in_(select(Allocation.environment_id).where(Allocation.state != ENDED))
+        query = query.where(holds if asked.running else ~holds)
+    sorts = {"id": (Environment.id,), "display_name": (Environment.display_name, Environment.id)}
+    found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
+    return _shown(call.session, found, call.runtime.settings.ssh_user), following
+
+
+def list_environments(call: Call) -> Any:
+    return _listed(call, select(Environment).where(Environment.user_id == call.caller.person.id))
+
+
+def list_all_environments(call: Call) -> Any:
+    return _listed(call, select(Environment))
+
+
+def list_environments_of_workspace(call: Call) -> Any:
+    return _listed(call, select(Environment).where(Environment.workspace_id == call.space.id))
+
+
+def _find(call: Call, *, may: Needs) -> Environment:
+    """The environment of the path: the caller's own, or of a workspace in which their role is enough.
+
+    Raises: NotFound where they may not even see it, Denied where they may see it only.
+    """
+    one = call.session.get(Environment, call.number("id"))
+    if one is None or one.state == EnvironmentState.DELETED:
+        raise NotFound("The environment")
+    if call.caller.hub_admin:
+        return one
+    role = call.session.scalar(
+        select(Member.role)
+        .join(Workspace, Workspace.id == Member.workspace_id)
+        .where(
+            Member.workspace_id == one.workspace_id, Member.user_id == call.caller.person.id,
+            Member.status == MemberStatus.ACTIVE,
+        )
+    )  # fmt: skip
+    own = one.user_id == call.caller.person.id
+    if role is None and not own:
+        raise NotFound("The environment")
+    if may == Needs.MEMBER or (own and role != Role.VIEWER):
+        return one
+    if role not in ROLES[may]:
+        raise Denied("Only its user, and the owners and admins of its workspace may do that.")
+    return one
+
+
+def read_environment(call: Call) -> Any:
+    return _shown(call.session, [_find(call, may=Needs.MEMBER)], call.runtime.settings.ssh_user)[0]
+
+
+def list_runs(call: Call) -> Any:
+    query = select(Allocation).where(Allocation.environment_id == _find(call, may=Needs.MEMBER).id)
+
+    def shown(run: Allocation) -> dict[str, Any]:
+        columns = ("state", "requested_at", "started_at", "ended_at", "end_reason")
+        return {"allocation_id": run.id, "host": run.host.name, **{name: getattr(run, name) for name in columns}}
+
+    return page(call.session, query, call.query, sorts={"id": (Allocation.id,)}, sort="-id", shown=shown)
+
+
+def start_environment(call: Call) -> Any:
+    one = _find(call, may=Needs.STARTER)
+    if one.user_id != getattr(call.caller.user, "id", None) and not call.caller.hub_admin:
+        raise Denied("Only its user may start it.")
+    user, name = one.user.name, one.server_name
+    return _asking(call, lambda hub: hub.start_server(user, name))
+
+
+def stop_environment(call: Call) -> Any:
+    one = _find(call, may=Needs.MANAGER)
+    _note_who(call, one)
+    user, name = one.user.name, one.server_name
+    return _asking(call, lambda hub: hub.stop_server(user, name))
+
+
+def restart_environment(call: Call) -> Any:
+    one = _find(call, may=Needs.STARTER)
+    if one.user_id != getattr(call.caller.user, "id", None):
+        raise Denied("Only its user may restart it.")
+    user, name = one.user.name, one.server_name
+
+    async def again(hub: HubClient) -> bool:
+        if not await hub.stop_server(user, name):
+            raise Conflict("It is still stopping. Start it in a moment.")
+        return await hub.start_server(user, name)
+
+    return _asking(call, again)
+
+
+def delete_environment(call: Call) -> Any:
+    one = _find(call, may=Needs.MANAGER)
+    user, name = one.user.name, one.server_name
+    environments.delete(call.session, user_id=one.user_id, server_name=name, actor=call.actor, now=call.now)
+
+    async def forget(hub: HubClient) -> bool:
+        return await hub.forget_server(user, name) if name else True
+
+    return _asking(call, forget)
+
+
+def _note_who(call: Call, one: Environment) -> None:
+    """Keep why it will end, where it is not its user who ends it."""
+    if call.caller.user is not None and call.caller.user.id == one.user_id:
+        return
+    run = call.session.scalar(
+        select(Allocation).where(Allocation.environment_id == one.id, Allocation.state != ENDED)
+    )  # fmt: skip
+    if run is not None:
+        allocations.mark_ending(
+            call.session, attempt=run.attempt, reason=EndReason.ADMIN, actor=call.actor, now=call.now
+        )  # fmt: skip
+
+
+def _asking(call: Call, work: Callable[[HubClient], Awaitable[bool]]) -> Later:
+    """Ask the hub when the transaction is over."""
+
+    async def act() -> dict[str, bool]:
+        async with hub_client() as hub:
+            return {"done": await work(hub)}
+
+    return Later(act)
+
+
+class RunsAsked(Paging):
+    pass
+
+
+ROUTES = [
+    Route("GET", "environments", "List your environments, newest first", Needs.SELF, list_environments,
+          answers=EnvironmentShown, query=EnvironmentsAsked, listing=True),
+    Route("GET", "all-environments", "List everybody's environments", Needs.HUB_ADMIN, list_all_environments,
+          answers=EnvironmentShown, query=EnvironmentsAsked, listing=True),
+    Route("GET", "workspaces/{workspace}/environments", "List the environments of a workspace", Needs.MEMBER,
+          list_environments_of_workspace, answers=EnvironmentShown, query=EnvironmentsAsked, listing=True),
+    Route("GET", "environments/{id}", "Read an environment", Needs.SELF, read_environment, answers=EnvironmentShown,
+          etag=True),
+    Route("GET", "environments/{id}/runs", "List its runs, newest first, with why each ended", Needs.SELF, list_runs,
+          answers=PastRun, query=RunsAsked, listing=True),
+    Route("POST", "environments/{id}/start", "Start it as it is kept", Needs.SELF, start_environment, answers=Asked,
+          status=202),
+    Route("POST", "environments/{id}/stop", "Stop it", Needs.SELF, stop_environment, answers=Asked, status=202),
+    Route("POST", "environments/{id}/restart", "Stop it and start it again", Needs.SELF, restart_environment,
+          answers=Asked, status=202),
+    Route("DELETE", "environments/{id}", "Delete it once it has stopped; its home volume stays", Needs.SELF,
+          delete_environment, answers=Asked),
+]  # fmt: skip

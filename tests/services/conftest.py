@@ -1,0 +1,37 @@
+"""One hub for all tests of the services: its workspace `lab` has a member of each role, `secret` is somebody else's."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import users, workspaces
+from remotegpu_hub.orm import MemberStatus, Role
+from tests.gpu_hubs import GpuHub
+from tests.worlds import ADMIN
+
+ROLES = {"alice": "owner", "bob": "admin", "carol": "member", "dave": "viewer"}
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuHub]:
+    with GpuHub(tmp_path_factory.mktemp("services"), members=(*ROLES, "eve", "zoe")) as running:
+        running.add_users("admin")
+        put_members(running)
+        running.world.workspace("secret", owner="eve")
+        yield running
+
+
+def put_members(hub: GpuHub, **others: str) -> None:
+    """As the tests' table says, and `others`; nobody else is a member."""
+    wanted = {**ROLES, **others}
+    with begin(hub.engine) as session:
+        lab = workspaces.by_name(session, name="lab")
+        there = {one.user.name: one for one in workspaces.members(session, workspace=lab)}
+        given = {"workspace": lab, "actor": ADMIN, "now": hub.world.now}
+        for name, role in wanted.items():
+            member = there.get(name)
+            if member is None or (member.role, member.status) != (role, MemberStatus.ACTIVE):
+                workspaces.put_member(session, user=users.by_name(session, name=name), role=Role(role), **given)
+        for name in there.keys() - wanted.keys():
+            workspaces.remove_member(session, user=there[name].user, **given)
