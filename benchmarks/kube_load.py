@@ -34,16 +34,15 @@ from benchmarks.kube_spawn import PLAIN
 from benchmarks.parts.figures import percentile
 from benchmarks.parts.loop_time import told
 from benchmarks.parts.machine import Stopwatch, describe
-from benchmarks.parts.played import MARK, played_nodes
 from remotegpu_hub.clients.kubernetes import PODS
 from remotegpu_hub.orm import AllocationState
 from tests import postgres as pg
 from tests.cluster.cluster import LocalCluster, found_or_started
+from tests.cluster.played import MARK, MODEL, played_nodes
 from tests.hubs import ROOT
 from tests.kube_hubs import KubeHub
 
 SERVERS_EACH = 10
-MODEL = "H100-80GB-HBM3"
 COMMON = f"""
 import sys as _sys
 _sys.path.insert(0, {str(ROOT)!r})
@@ -125,31 +124,40 @@ def hub_of(kind: str, folder: Path, cluster: LocalCluster, url: str, size: Size)
         with KubeHub(folder, cluster, OURS, members=size.users, db_url=url) as hub:
             hub.world.price(f"gpu:{MODEL}", 3600)
             hub.until(lambda: hub.free(MODEL) == 8 * size.nodes, "all nodes are known")
-            yield hub
+            try:
+                yield hub
+            finally:
+                hub.kill()
         return
     hub = KubeHub(folder, cluster, configured=False, db_url=url)
     image = hub.plain_image
     hub.reconfigure(PLAIN.format(image="played", cmd=image["cmd"], args=image["args"]) + PLAIN_LOAD)
     with hub:
         hub.api("POST", "users", json={"usernames": size.users}).raise_for_status()
-        yield hub
+        try:
+            yield hub
+        finally:
+            hub.kill()  # with so many environments an orderly end takes it minutes
 
 
 def measure(kind: str, hub: KubeHub, size: Size) -> None:
     servers = [(user, f"s-{number}") for number in range(SERVERS_EACH) for user in size.users]
     print(f"\n{kind}", flush=True)
-    before = resident_mib(hub.pid)
+    before, failed = resident_mib(hub.pid), 0
     for start in range(0, size.running + size.at_once, size.at_once):
         told(hub.pid, hub.folder)
         begin = time.perf_counter()
         seconds = start_all(hub, servers[start : start + size.at_once])
+        failed += size.at_once - len(seconds)
         took = time.perf_counter() - begin
         if start in (0, size.running):
             print(f"  {size.at_once} starts at once beside {start} that run: all after {took:.1f} s, "
                   f"median {percentile(seconds, 50):.1f} s, p95 {percentile(seconds, 95):.1f} s",
                   flush=True)  # fmt: skip
     print_loop(told(hub.pid, hub.folder))
-    check_placed(hub, size)
+    if failed:
+        print(f"  {failed} starts failed")
+    check_placed(hub, size.running + size.at_once - failed)
     print(f"  memory of the hub's process {before:.0f} MiB without any, {resident_mib(hub.pid):.0f} MiB with all")
     if hub.configured:
         print(f"  memory of the service that follows the cluster {resident_mib(hub.service_pid('workspaces')):.0f} MiB")
@@ -165,26 +173,27 @@ def measure(kind: str, hub: KubeHub, size: Size) -> None:
           f"again, which took {float(known[0][1]):.1f} s", flush=True)  # fmt: skip
     if hub.configured:
         hub.until(lambda: hub.ticked("reconcile"), "the reconciler looked", 300)
-        assert len(hub.open_runs()) == size.running + size.at_once, "all of them run on"
+        assert len(hub.open_runs()) == size.running + size.at_once - failed, "all of them run on"
 
 
 def start_all(hub: KubeHub, servers: list[tuple[str, str]]) -> list[float]:
-    """Ask for all at once; the hub answers when one runs. Seconds of each."""
+    """Ask for all at once; the hub answers when one runs. Seconds of each that does."""
     wish = {"workspace": "lab", "image": hub.image("plain"), "gpus": 1, "gpu_model": MODEL, "ports": []}
     body = {"user_options": wish} if hub.configured else {}
     limits = httpx.Limits(max_connections=len(servers))
     headers = {"Authorization": f"token {hub.token}"}
     with httpx.Client(headers=headers, timeout=1200, limits=limits, trust_env=False) as client:
 
-        def start(server: tuple[str, str]) -> float:
+        def start(server: tuple[str, str]) -> float | None:
             begin = time.perf_counter()
             answer = client.post(f"{hub.api_url}/{hub.path(*server)}", json=body)
             if answer.status_code != 201:
-                raise SystemExit(f"{server}: {answer.status_code} {answer.text}\n{hub.log_tail()}")
+                print(f"  {server}: {answer.status_code} {answer.text}", flush=True)
+                return None
             return time.perf_counter() - begin
 
         with ThreadPoolExecutor(len(servers)) as threads:
-            return list(threads.map(start, servers))
+            return [one for one in threads.map(start, servers) if one is not None]
 
 
 def print_loop(found: dict[str, Any]) -> None:
@@ -198,11 +207,11 @@ def print_loop(found: dict[str, Any]) -> None:
           f"{whole['clock_longest_ms']:.0f} ms", flush=True)  # fmt: skip
 
 
-def check_placed(hub: KubeHub, size: Size) -> None:
+def check_placed(hub: KubeHub, count: int) -> None:
     """Assert that all run, and that no node has more pods than GPUs; of ours, that each is where admission said."""
     pods = hub.kube(lambda kube: kube.list(PODS, hub.namespace)).items
     running = [pod for pod in pods if pod["status"]["phase"] == "Running"]
-    assert len(pods) == len(running) == size.running + size.at_once, (len(pods), len(running))
+    assert len(pods) == len(running) == count, (len(pods), len(running))
     busiest = max(Counter(pod["spec"]["nodeName"] for pod in pods).values())
     assert busiest <= 8
     if hub.configured:

@@ -20,7 +20,6 @@ import psutil
 from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
 
 from benchmarks.parts.machine import describe
-from benchmarks.parts.played import MARK, add, name_of, remove, with_all
 from remotegpu_hub import migrations, workers
 from remotegpu_hub.clients.cluster import Cluster
 from remotegpu_hub.clients.kubernetes import NODES, Kubernetes
@@ -28,6 +27,7 @@ from remotegpu_hub.clients.pools import Pool
 from remotegpu_hub.db import open_engine, prepare_sqlite
 from remotegpu_hub.runtime import Runtime, Settings
 from tests.cluster.cluster import found_or_started
+from tests.cluster.played import MARK, add, name_of, remove, with_all
 
 
 def main() -> None:

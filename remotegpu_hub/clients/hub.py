@@ -15,9 +15,11 @@ from ..observed import Server
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE: Final = 200
-"""The most that a hub gives at once by default."""
+PAGE_SIZE: Final = 25
+"""Users that a page has. The hub makes a page in one go, some 1.6 ms for each server of theirs, and nobody else is
+answered meanwhile: with 200 users of ten servers each that was three seconds."""
 TRIES: Final = 3
+LOOK_SECONDS: Final = 0.5
 FIRST_PAUSE_SECONDS: Final = 0.2
 LIST_ROUNDS: Final = 5
 _PAGINATED: Final = "application/jupyterhub-pagination+json"
@@ -93,16 +95,30 @@ class HubClient:
 
         Returns whether there was one to drop. Raises: Denied, Unavailable.
         """
-        path = f"users/{quote(user_name, safe='')}"
         try:
-            user = (await self._send("GET", path, {"include_stopped_servers": "1"})).json()
-            server = user.get("servers", {}).get(server_name)
-            if not server or not server["stopped"]:
+            if await self._stopped(user_name, server_name) is not True:
                 return False
-            await self._send("DELETE", f"{path}/servers/{quote(server_name, safe='')}", body={"remove": True})
+            path = f"users/{quote(user_name, safe='')}/servers/{quote(server_name, safe='')}"
+            await self._send("DELETE", path, body={"remove": True})
         except NotFound:
             return False
         return True
+
+    async def until_stopped(self, user_name: str, server_name: str, *, seconds: float) -> bool:
+        """Wait until a server stands still; False when it does not in time. Raises: NotFound, Denied, Unavailable."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while await self._stopped(user_name, server_name) is False:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(LOOK_SECONDS)
+        return True
+
+    async def _stopped(self, user_name: str, server_name: str) -> bool | None:
+        """Whether the hub says that a server stands still; None for one that it does not have."""
+        query = {"include_stopped_servers": "1"}
+        user = (await self._send("GET", f"users/{quote(user_name, safe='')}", query)).json()
+        server = user.get("servers", {}).get(server_name)
+        return None if not server else bool(server["stopped"])
 
     async def _active_users(self) -> list[dict[str, Any]] | None:
         """All pages; None when the list moved while it was read, which each page's overlap with the last one tells."""
