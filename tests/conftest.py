@@ -30,8 +30,8 @@ if any("remotegpu_hub" in part for part in sys.orig_argv) and "COVERAGE_PROCESS_
 
 
 UNMEASURED = {
-    "tests/domain/test_life.py", "tests/domain/test_races.py", "tests/e2e/test_first_day.py",
-    "tests/e2e/test_on_a_cluster.py", "tests/hub/test_kills.py", "tests/hub/test_kube_faults.py",
+    "tests/domain/test_life.py", "tests/domain/test_races.py", "tests/e2e/test_first_day.py", "tests/e2e/test_pages.py",
+    "tests/e2e/test_on_a_cluster.py", "tests/hub/test_kills.py", "tests/hub/test_kube_faults.py", "tests/hub/test_kube_played.py",
     "tests/hub/test_kube_kills.py", "tests/hub/test_ports_behind_the_login.py", "tests/hub/test_spawner_accounts.py",
     "tests/hub/test_spawner_faults.py", "tests/test_demo.py", "tests/test_benchmarks.py",
 }  # fmt: skip
@@ -50,14 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByFile(LoadScopeScheduling):
-    """A file's tests share what they start, so one worker runs them; all that need the one cluster, or the one hub of
-    the services, are as one file."""
+    """A file's tests share what they start, so one worker runs them; all that need the one cluster, the one demo of
+    the browser, or the one hub of the services, are as one file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = nodeid.split("::", 1)[0]
         if "test_cluster" in (ROOT / file).read_text():
             return "cluster"
-        return "services" if file.startswith("tests/services/") else file
+        shared = [folder for folder in ("services", "e2e") if file.startswith(f"tests/{folder}/")]
+        return shared[0] if shared else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -113,11 +114,20 @@ def postgres() -> Iterator[pg.Postgres]:
 @pytest.fixture(scope="session")
 def test_cluster() -> Iterator[LocalCluster]:
     """A real Kubernetes with a kubelet, of this test run."""
+    if os.environ.get("KUBECONFIG") and not os.environ.get("REMOTEGPU_TEST_CLUSTER"):
+        pytest.skip("A CLUSTER IS NAMED BY KUBECONFIG, so nothing is shown that needs a kubelet of this machine")
     try:
         with found_or_started() as cluster:
             yield cluster
     except ClusterMissing as missing:
         pytest.skip(f"NO KUBERNETES, so nothing is shown about it: {missing}")
+
+
+@pytest.fixture(scope="session")
+def api_server(request: pytest.FixtureRequest) -> str:
+    """Kubeconfig of an API server: of the cluster that the tester names (KUBECONFIG), else of our own."""
+    given = os.environ.get("KUBECONFIG")
+    return given or str(request.getfixturevalue("test_cluster").kubeconfig)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from remotegpu_hub.db import begin
 from remotegpu_hub.domain import inventory, quotas, users, workspaces
 from remotegpu_hub.orm import Allocation
 
-from .cluster.cluster import LocalCluster
+from .cluster.cluster import LocalCluster, current
 from .gpu_hubs import HOWS, SERVER, GpuHub, Life, apart
 from .hubs import RealHub
 
@@ -200,7 +200,7 @@ configure(c)
 
     def _write_kubeconfig(self, token: str) -> None:
         """The tests' own, with the hub's account in place of the admin's."""
-        given = yaml.safe_load(Path(self.cluster.kubeconfig).read_text())
+        given = current(self.cluster.kubeconfig)
         given["users"] = [{"name": given["contexts"][0]["context"]["user"], "user": {"token": token}}]
         self.kubeconfig.write_text(yaml.safe_dump(given))
 

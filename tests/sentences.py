@@ -71,7 +71,7 @@ def _texts(value: ast.expr, bound: dict[str, ast.expr]) -> Iterator[str]:
 
 def of_templates() -> Iterator[tuple[str, str]]:
     """(where, sentence) of every `t`, `h` and `say` in the templates."""
-    for path in sorted((PACKAGE / "hub" / "templates").glob("*.html")):
+    for path in sorted(PACKAGE.rglob("templates/*.html")):
         for call in Environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Call):
             place = IN_TEMPLATES.get(getattr(call.node, "name", ""))
             if place is not None and len(call.args) > place and isinstance(call.args[place], nodes.Const):

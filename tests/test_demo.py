@@ -108,7 +108,7 @@ def may_enter(client: httpx.Client) -> bool:
     return "login" not in str(client.get("/hub/home").url)
 
 
-def test_a_newcomer_logs_in_and_the_demo_ends_cleanly_and_starts_again(tmp_path: Path):
+def test_a_newcomer_logs_in_a_second_demo_is_refused_and_it_starts_again_whatever_ended_it(tmp_path: Path):
     state, port = tmp_path / "state", free_port()
     with running(state, port, TOKEN=TOKEN) as demo:
         address = demo.wait_ready()
@@ -126,6 +126,10 @@ def test_a_newcomer_logs_in_and_the_demo_ends_cleanly_and_starts_again(tmp_path:
         assert {"custom:remotegpu:admin", "admin:users", "access:services"} <= set(answer.json()["scopes"])
         assert all(port.laddr.ip == "127.0.0.1" for port in listening(demo))
         assert TOKEN not in " ".join(" ".join(process.cmdline()) for process in demo.marked())
+        second = Demo(state, free_port())
+        assert second.end(signal.SIGCONT) == 1
+        assert "A demo runs already in" in second.said
+        assert may_enter(log_in(address, "ada", demo.password)), "the first one is not disturbed"
         assert demo.end() == 0
         assert demo.marked() == []
         assert "ready" not in demo.said.split("ready ", 1)[1]
@@ -135,7 +139,22 @@ def test_a_newcomer_logs_in_and_the_demo_ends_cleanly_and_starts_again(tmp_path:
         assert may_enter(log_in(address, "ada", again.password))
         assert {name for name in rows(state) if not name.startswith("~")} == {"vision-lab", "nlp-lab"}
         assert not (state / "admin-token").exists()
+        kill_all_but_the_proxy(again)
+        with running(state, port) as third:
+            assert third.wait_ready() == f"http://127.0.0.1:{port}/"
+            assert "1 processes of an earlier run" in third.said
     assert oct(state.stat().st_mode & 0o777) == "0o700"
+
+
+def kill_all_but_the_proxy(demo: Demo) -> None:
+    hub = [process for process in demo.marked() if "jupyterhub" in " ".join(process.cmdline())]
+    demo.process.send_signal(signal.SIGSTOP)
+    for process in hub:
+        if "configurable-http-proxy" not in " ".join(process.cmdline()):
+            process.kill()
+    demo.process.kill()
+    demo.process.wait()
+    assert len(demo.marked()) == 1
 
 
 def listening(demo: Demo) -> list:
@@ -153,23 +172,6 @@ def rows(state: Path) -> set[str]:
     engine.dispose()
     assert roles == set(orm.Role)
     return names
-
-
-def test_it_starts_again_after_everything_but_the_proxy_was_killed(tmp_path: Path):
-    state, port = tmp_path / "state", free_port()
-    with running(state, port) as demo:
-        demo.wait_ready()
-        hub = [process for process in demo.marked() if "jupyterhub" in " ".join(process.cmdline())]
-        demo.process.send_signal(signal.SIGSTOP)
-        for process in hub:
-            if "configurable-http-proxy" not in " ".join(process.cmdline()):
-                process.kill()
-        demo.process.kill()
-        demo.process.wait()
-        assert len(demo.marked()) == 1
-        with running(state, port) as again:
-            assert again.wait_ready() == f"http://127.0.0.1:{port}/"
-            assert "1 processes of an earlier run" in again.said
 
 
 def test_the_hub_ends_with_a_demo_that_is_killed(tmp_path: Path):
@@ -192,15 +194,6 @@ def test_a_hub_that_dies_is_told_and_leaves_no_proxy(tmp_path: Path):
         demo.end()
         assert "The hub ended by itself" in demo.said
         assert demo.marked() == []
-
-
-def test_a_second_demo_in_the_same_folder_is_refused_and_disturbs_nothing(tmp_path: Path):
-    with running(tmp_path / "state", free_port()) as demo:
-        address = demo.wait_ready()
-        second = Demo(tmp_path / "state", free_port())
-        assert second.end(signal.SIGCONT) == 1
-        assert "A demo runs already in" in second.said
-        assert may_enter(log_in(address, "ada", demo.password))
 
 
 def one_sentence(said: str) -> str:

@@ -1,4 +1,5 @@
-"""The client against a real API server, and against one that answers wrong, late, half or not at all."""
+"""The client against a real API server, the tester's own (KUBECONFIG) or that of `test_cluster`, and against one that
+answers wrong, late, half or not at all."""
 
 import asyncio
 import json
@@ -16,7 +17,6 @@ from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the mo
 from remotegpu_hub.clients import kubernetes as ours
 from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, PODS, Kind, Kubernetes, Mirror
 from remotegpu_hub.errors import Conflict, Denied, Invalid, NotFound, Unavailable
-from tests.cluster.cluster import LocalCluster
 from tests.cluster.faults import Fault, Front
 
 NAMESPACES = Kind("api/v1", "namespaces", namespaced=False)
@@ -32,8 +32,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def front(test_cluster: LocalCluster, tmp_path: Path) -> AsyncIterator[Front]:
-    async with Front(test_cluster.kubeconfig, tmp_path).running() as running:
+async def front(api_server: str, tmp_path: Path) -> AsyncIterator[Front]:
+    async with Front(api_server, tmp_path).running() as running:
         yield running
 
 

@@ -1,5 +1,6 @@
-"""A real Kubernetes for the tests: the one that KUBECONFIG names, else one that is started here, with a real kubelet, a
-registry with a password, and simulated GPUs.
+"""A real Kubernetes for the tests: one that is started here, with a real kubelet, a registry with a password, and
+simulated GPUs. Where KUBECONFIG names a cluster, the tests that need no kubelet of this machine take that one instead
+(the fixture `api_server`).
 
 Binaries come from KUBEBUILDER_ASSETS, or are built once from Debian's source and kept in ~/.cache."""
 
@@ -15,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 HERE = Path(__file__).resolve().parent
 NODE = "gpu-node-a"
@@ -67,6 +71,20 @@ class LocalCluster:
 
     def pid(self, process: str) -> int:
         return int((self.state / f"{process}.pid").read_text())
+
+
+def current(kubeconfig: str) -> dict[str, Any]:
+    """A kubeconfig with nothing in it but the current context, its cluster and its user."""
+    given = yaml.safe_load(Path(kubeconfig).read_text())
+
+    def named(kind: str, name: str) -> Any:
+        return next(one for one in given[kind] if one["name"] == name)
+
+    context = named("contexts", given["current-context"])
+    return {
+        **given, "contexts": [context], "clusters": [named("clusters", context["context"]["cluster"])],
+        "users": [named("users", context["context"]["user"])],
+    }  # fmt: skip
 
 
 def _encoded(text: str) -> str:

@@ -1,6 +1,7 @@
 """A front before an API server that answers wrong, late, half or not at all, as told; else it passes everything on."""
 
 import asyncio
+import base64
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import aiohttp
 import yaml
 from aiohttp import web
+
+from .cluster import current
 
 
 @dataclass
@@ -31,19 +34,28 @@ class Fault:
     """In the path or the query."""
 
 
+def _pem(given: dict[str, str], name: str) -> str:
+    """What a kubeconfig names by a file, or holds itself."""
+    if f"{name}-data" in given:
+        return base64.b64decode(given[f"{name}-data"]).decode()
+    return Path(given[name]).read_text()
+
+
 class Front:
     """On a free port of loopback, without any password; it asks with the certificate or token of the kubeconfig."""
 
     def __init__(self, kubeconfig: str, folder: Path) -> None:
-        given = yaml.safe_load(Path(kubeconfig).read_text())
+        given = current(kubeconfig)
         cluster, user = given["clusters"][0]["cluster"], given["users"][0]["user"]
         self._server = cluster["server"]
-        self._ssl = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        self._ssl = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority"))
         self._headers: dict[str, str] = {}
         if "token" in user:
             self._headers["Authorization"] = f"Bearer {user['token']}"
         else:
-            self._ssl.load_cert_chain(user["client-certificate"], user["client-key"])
+            both = folder / "front.pem"
+            both.write_text(_pem(user, "client-certificate") + _pem(user, "client-key"))
+            self._ssl.load_cert_chain(both)
         self._folder = folder
         self.faults: deque[Fault] = deque()
         self.asked: list[str] = []

@@ -18,7 +18,8 @@ from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the mo
 from remotegpu_hub.clients.kubernetes import NODES, PODS, Kind, Kubernetes, Mirror, Object
 from remotegpu_hub.errors import NotFound
 
-MARK = "remotegpu-benchmark"
+MARK = "remotegpu-played"
+MODEL = "H100-80GB-HBM3"
 LEASES = Kind("apis/coordination.k8s.io/v1", "leases")
 LEASE_NAMESPACE = "kube-node-lease"
 LEASE_SECONDS = 40

@@ -138,7 +138,7 @@ def hub_on(database: str, folder: Path, request: pytest.FixtureRequest) -> Itera
 @pytest.mark.parametrize(
     ("database", "kills"),
     [
-        pytest.param("sqlite", 3, id="some"),
+        pytest.param("sqlite", 2, id="some"),
         pytest.param("sqlite", 30, id="full on SQLite", marks=pytest.mark.prove),
         pytest.param("postgresql", 30, id="full on PostgreSQL", marks=pytest.mark.prove),
     ],
@@ -176,12 +176,14 @@ def kill_often(hub: GpuHub, tally: Tally, kills: int) -> None:
 
 
 def repair_and_check(hub: GpuHub, tally: Tally, killed_at: float) -> None:
-    """One reconcile after everything is older than the facts, then nothing may be wrong any more."""
+    """Reconcile after everything is older than the facts; soon nothing may be wrong any more. What a node is slow to
+    end, a first look only asks to end."""
     time.sleep(max(0.0, killed_at + SETTLED_SECONDS - time.monotonic()))
     hub.until(lambda: not any(hub.model(user).get("pending") for user in USERS), "the hub waits for nothing")
     hub.reconcile()
     hub.check()
-    assert hub.reconcile() == []
+    hub.until(lambda: hub.reconcile() == [], "a reconcile finds nothing more to put right")
+    hub.check()
     (usable, used) = hub.world.read(select(HostModel.usable, HostModel.used))[0]
     held = sum(run.gpu_slots for run in hub.open_runs())
     assert (usable, used) == (hub.gpus, held)

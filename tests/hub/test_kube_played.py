@@ -1,0 +1,98 @@
+"""A hub on any API server, the tester's own too (KUBECONFIG): nodes are objects and their kubelets are played, so that
+this runs on every version of Kubernetes that somebody can name. Else on the one of `test_cluster`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, NODES, PODS, SERVICES, VOLUME_CLAIMS
+from remotegpu_hub.orm import EndReason, EnvironmentState
+from tests.cluster.cluster import LocalCluster
+from tests.cluster.played import MARK, MODEL, name_of, played_nodes
+from tests.kube_hubs import KubeHub
+
+ADDRESS = "127.0.0.9"
+COUNT = 3
+POOL = f'c.RemoteGPU.pools = [{{"name": "played", "node_selector": {{"{MARK}": "true"}}, "simulated": True}}]'
+ONE_GPU = {"gpus": 1, "gpu_model": MODEL}
+
+
+class PlayedCluster(LocalCluster):
+    """Images are only named here."""
+
+    def digest_of(self, image: str) -> str:
+        return "sha256:" + "1" * 64
+
+
+@pytest.fixture(scope="module")
+def hub(api_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHub]:
+    cluster = PlayedCluster(api_server, "registry.example.org", Path("/"), node=name_of(0), address="127.0.0.1")
+    folder = tmp_path_factory.mktemp("kube-played")
+    with played_nodes(api_server, COUNT, ADDRESS), KubeHub(folder, cluster, POOL) as running:
+        running.world.price(f"gpu:{MODEL}", 3600)
+        running.until(lambda: running.free(MODEL) == 8 * COUNT, "the nodes are known")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(hub: KubeHub) -> Iterator[None]:
+    yield
+    hub.stop_all()
+    hub.check()
+
+
+def start(hub: KubeHub, user: str, **wish: Any) -> dict[str, Any]:
+    answer = hub.ask(user, {"workspace": "lab", "image": hub.image("plain"), "ports": [], **ONE_GPU, **wish})
+    assert answer.status_code in (201, 202), answer.text
+    hub.until(lambda: hub.model(user).get("ready"), f"{user}'s pod runs")
+    return hub.pod_of(user)
+
+
+def test_a_pod_is_placed_with_all_that_it_asks_for_and_only_its_home_stays(hub: KubeHub):
+    pod = start(hub, "alice", gpus=2, ports=["tensorboard", "ssh"])
+    assert pod["spec"]["nodeName"] == hub.host_of("alice")
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    services = hub.kube(lambda kube: kube.list(SERVICES, hub.namespace)).items
+    ports = {port["nodePort"] for one in services for port in one["spec"]["ports"]}
+    assert ports == {port.external_port for port in hub.run_of("alice").ports}
+    hub.stop_server("alice")
+    for kind in (PODS, SERVICES):
+        assert hub.kube(lambda kube, kind=kind: kube.list(kind, hub.namespace)).items == []
+    kept = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
+    assert len(kept) == 1
+    files = hub.kube(lambda kube: kube.list(CONFIG_MAPS, hub.namespace)).items
+    assert [one for one in files if one["metadata"]["name"] != "kube-root-ca.crt"] == []
+
+
+def test_what_its_node_evicts_ends_with_that_reason_and_the_nodes_own_words(hub: KubeHub):
+    pod = start(hub, "alice")
+    told = {"status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}}
+    path = PODS.path(hub.namespace, pod["metadata"]["name"], "status")
+    hub.kube(lambda kube: kube._json("PATCH", path, body=told, content_type="application/merge-patch+json"))
+    hub.until_free("alice")
+    run = hub.run_of("alice")
+    assert (run.end_reason, run.environment.state) == (EndReason.EVICTED, EnvironmentState.ERROR)
+    assert "low on memory" in run.environment.message
+
+
+def test_a_node_that_loses_gpus_is_shown_with_what_it_has_and_what_runs_stays(hub: KubeHub):
+    node = start(hub, "alice", gpus=8)["spec"]["nodeName"]
+    path = NODES.path(None, node, "status")
+
+    def has(count: int) -> None:
+        room = {"nvidia.com/gpu": str(count)}
+        body = {"status": {"capacity": room, "allocatable": room}}
+        hub.kube(lambda kube: kube._json("PATCH", path, body=body, content_type="application/merge-patch+json"))
+
+    has(6)
+    try:
+        answer = hub.ask("bob", {"workspace": "lab", "image": hub.image("plain"), "ports": [], **ONE_GPU, "gpus": 8})
+        assert answer.status_code in (201, 202), "another node has eight"
+        assert hub.model("alice")["ready"]
+        assert hub.reconcile() == []
+    finally:
+        has(8)
+    hub.until(lambda: hub.model("bob").get("ready"), "it runs")
+    assert hub.host_of("bob") != node
