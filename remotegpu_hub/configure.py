@@ -319,7 +319,8 @@ def _add_services(c: Any, runtime_file: str) -> None:
             "command": [sys.executable, "-m", f"remotegpu_hub.services.{name}"],
             "environment": {RUNTIME_VARIABLE: runtime_file, **cluster},
             "oauth_client_allowed_scopes": list(CUSTOM_SCOPES),
-            "display": False,
+            "oauth_no_confirm": True,  # it is the hub's own, not somebody else's
+            "display": name == "workspaces",
         }
         for name in SERVICES
     ]

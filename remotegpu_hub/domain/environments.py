@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, exists, literal_column, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.orm.util import identity_key
 
 from ..errors import Conflict, Denied, IllegalMove, Invalid, NotFound, RemoteGPUError
@@ -466,12 +466,13 @@ def refused_new(session: Session, *, since: datetime) -> set[tuple[str, str]]:
 
 
 def of_user(session: Session, *, user: User) -> list[Environment]:
-    """The user's environments, newest first."""
+    """The user's environments, newest first, with their workspaces and images."""
     return list(
         session.scalars(
             select(Environment)
             .where(Environment.user_id == user.id, Environment.state != DELETED)
             .order_by(Environment.id.desc())
+            .options(selectinload(Environment.workspace), selectinload(Environment.image))
         )
     )
 

@@ -26,7 +26,7 @@ from ..domain.audit import Actor
 from ..errors import Changed, Conflict, Denied, Invalid, NotFound, TooMany
 from ..orm import Member, MemberStatus, Role, User, UTCDateTime, Workspace
 from ..runtime import Runtime, utcnow
-from .base import Handler
+from .base import Handler, Request
 
 READ, WRITE, ADMIN = "custom:remotegpu:read", "custom:remotegpu:write", "custom:remotegpu:admin"
 MOST_A_PAGE: Final = 200
@@ -289,7 +289,7 @@ class Api(Handler):
     def _work(
         self, session: Session, route: Route, path: dict[str, str], query: Any, body: Any, key: str | None
     ) -> tuple[int, Any, str]:
-        call = self._call(session, route, path, query, body)
+        call = call_of(self, session, route, path, query, body)
         if key is not None:
             said = self._said_before(call, key)
             if said is not None:
@@ -306,24 +306,6 @@ class Api(Handler):
                 now=call.now,
             )  # fmt: skip
         return (route.status if route.answers is not None else 204), text, tag_of(text) if route.etag else ""
-
-    def _call(self, session: Session, route: Route, path: dict[str, str], query: Any, body: Any) -> Call:
-        model = self.current_user
-        scopes = frozenset(model.get("scopes", ()))
-        if model.get("kind") == "user":
-            user = self.caller(session)
-            admin = users.is_hub_admin(session, user=user)
-            caller = Caller(model["name"], user, scopes, admin and (ADMIN in scopes or not route.changes))
-            actor = model["name"]
-        else:
-            caller = Caller(model["name"], None, scopes, ADMIN in scopes or (READ in scopes and not route.changes))
-            actor = f"service:{model['name']}"
-        call = Call(
-            session=session, runtime=self.runtime, caller=caller, query=query, body=body, now=utcnow(),
-            path={name: unquote(value) for name, value in path.items()},
-            actor=Actor(actor, request_id=self.request_id, address=self.request.remote_ip),
-        )  # fmt: skip
-        return authorise(route, call)
 
     def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
         said = idempotency.find(call.session, owner=call.actor.name, key=key)
@@ -346,6 +328,26 @@ class Api(Handler):
         locked = replace(call, locked=True)
         if wanted != tag_of(write(route, route.shows(locked))):
             raise Changed
+
+
+def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, str], query: Any, body: Any) -> Call:
+    """What a request is about, for a caller who may do it. Raises: Denied, NotFound."""
+    model = asked.current_user
+    scopes = frozenset(model.get("scopes", ()))
+    if model.get("kind") == "user":
+        user = asked.caller(session)
+        admin = users.is_hub_admin(session, user=user)
+        caller = Caller(model["name"], user, scopes, admin and (ADMIN in scopes or not route.changes))
+        actor = model["name"]
+    else:
+        caller = Caller(model["name"], None, scopes, ADMIN in scopes or (READ in scopes and not route.changes))
+        actor = f"service:{model['name']}"
+    call = Call(
+        session=session, runtime=asked.runtime, caller=caller, query=query, body=body, now=utcnow(),
+        path={name: unquote(value) for name, value in path.items()},
+        actor=Actor(actor, request_id=asked.request_id, address=asked.request.remote_ip),
+    )  # fmt: skip
+    return authorise(route, call)
 
 
 def authorise(route: Route, call: Call) -> Call:

@@ -63,32 +63,26 @@ def error_body(error: RemoteGPUError) -> dict[str, Any]:
     return {"code": error.code, "message": words.explain_text(error, "en"), "facts": facts}
 
 
-class Handler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
-    """A JSON route: authenticated by the hub, answered from one transaction."""
+class Request(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
+    """One request: who asks, answered from one transaction."""
 
     def initialize(self, runtime: Runtime, hub_auth: HubOAuth) -> None:
         self.runtime = runtime
         self.hub_auth = hub_auth
 
-    def get_login_url(self) -> str:
-        """A program, or a page's fetch, is told 403 instead of being sent to log in."""
-        raise HTTPError(403, reason="Log in to the hub, or send a token.")
-
     def set_default_headers(self) -> None:
         """Tornado calls this before each answer, also before that of an error."""
         if not hasattr(self, "request_id"):
             self.request_id = uuid4().hex[:16]
-        self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Referrer-Policy", "same-origin")
         self.clear_header("Server")
 
-    def prepare(self) -> None:
-        if self.current_user is None:
-            raise HTTPError(403, reason="Log in to the hub, or send a token.")
+    async def know_caller(self) -> None:
+        """Ask the hub whose token or cookie this is, without holding up other requests; `current_user` has it then."""
+        await self.hub_auth.get_user(self, sync=False)
 
     def caller(self, session: Session) -> User:
         """The live user behind this request. Raises: Denied for services and users whom the sync has not seen yet."""
@@ -109,12 +103,30 @@ class Handler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         result: T = await asyncio.wrap_future(self.runtime.submit(transact))
         return result
 
-    def answer(self, value: Any) -> None:
-        self.finish(json.dumps(plain(value), ensure_ascii=False))
-
     def log_exception(self, kind: Any, value: Any, trace: Any) -> None:
         if not isinstance(value, RemoteGPUError):
             super().log_exception(kind, value, trace)
+
+
+class Handler(Request):
+    """A JSON route, authenticated by the hub."""
+
+    def get_login_url(self) -> str:
+        """A program, or a page's fetch, is told 403 instead of being sent to log in."""
+        raise HTTPError(403, reason="Log in to the hub, or send a token.")
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+
+    async def prepare(self) -> None:
+        await self.know_caller()
+        if self.current_user is None:
+            raise HTTPError(403, reason="Log in to the hub, or send a token.")
+
+    def answer(self, value: Any) -> None:
+        self.finish(json.dumps(plain(value), ensure_ascii=False))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
@@ -144,7 +156,7 @@ class Health(RequestHandler):
 class Unknown(Handler):
     """Every path without a route, so that it answers in our one shape."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         raise NotFound("This page")
 
 
@@ -191,19 +203,20 @@ async def _serve(
     ticks: Callable[[Runtime], list[Awaitable[None]]],
 ) -> None:
     prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
-    auth = HubOAuth(cache_max_age=TOKEN_CACHE_SECONDS)
+    auth = HubOAuth.instance(cache_max_age=TOKEN_CACHE_SECONDS)  # the login's handler takes the same
     given = {"runtime": runtime, "hub_auth": auth}
     handlers: list[Any] = [
-        (url_path_join(prefix, pattern), handler, {**given, **more}) for pattern, handler, more in routes
+        (prefix + pattern, handler, {**given, **more} if issubclass(handler, Request) else more)
+        for pattern, handler, more in routes
     ]
     handlers.append((url_path_join(prefix, "/?"), Health))
-    handlers.append((url_path_join(prefix, "oauth_callback"), HubOAuthCallbackHandler, {"hub_auth": auth}))
+    handlers.append((url_path_join(prefix, "oauth_callback"), HubOAuthCallbackHandler))
     application = Application(
         handlers,
+        prefix=prefix,
         default_handler_class=Unknown,
         default_handler_args=given,
         cookie_secret=os.urandom(32),
-        hub_auth=auth,
     )
     address = urlparse(os.environ["JUPYTERHUB_SERVICE_URL"])
     server = application.listen(address.port or 80, address.hostname or "127.0.0.1", max_body_size=1_000_000)

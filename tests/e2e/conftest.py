@@ -47,7 +47,7 @@ class Demo:
         return httpx.request(method, f"{self.address}hub/api{path}", headers=headers, timeout=60, **given)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """`python -m demo`, started and ended as a person would."""
     state, token = tmp_path_factory.mktemp("demo") / "state", secrets.token_hex(16)
@@ -71,7 +71,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("NO CHROMIUM: the browser tests did not run. Install Debian's package chromium.")

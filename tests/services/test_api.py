@@ -1,14 +1,24 @@
 """The REST API behind a real hub: who may do what, and that nothing which is sent breaks it."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+import schemathesis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import delete, select
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from sqlalchemy import delete, select, text
 
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import keys, users, workspaces
@@ -85,6 +95,10 @@ TABLE: dict[str, frozenset[str]] = {
     "list_audit": HUB,
 }
 """Who may do what in `lab`, to the environment and the key of its member carol, and to the member zoe."""
+EXAMPLES = 5
+"""For each route and role."""
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
+          response_schema_conformance]  # fmt: skip
 ACTS_ON_THE_HUB = {"start_environment", "stop_environment", "restart_environment", "delete_environment"}
 BODIES: dict[str, Any] = {
     "create_workspace": {"name": "made-by-a-test", "display_name": "x", "owner": "alice"},
@@ -404,3 +418,35 @@ def test_who_asks_too_often_is_told_how_long_to_wait():
         buckets.take("user:alice")
     assert told.value.facts["after_seconds"] > 0
     buckets.take("user:bob")
+
+
+@pytest.mark.parametrize("role", ["hub admin", "admin", "stranger"])
+def test_nothing_that_can_be_sent_breaks_a_route_or_its_description(desk: Desk, role: str):
+    """By schemathesis: whatever fits the description, or just does not, is answered as the description says."""
+    schema = schemathesis.openapi.from_dict(desk.ask(role, "GET", "openapi.json").json())
+    headers = {"Authorization": f"token {desk.tokens[role]}"}
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        if operation.definition.raw["operationId"] in ACTS_ON_THE_HUB:
+            continue
+
+        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(case=operation.as_strategy())
+        def send(case: schemathesis.Case) -> None:
+            answer = case.call(base_url=str(desk.client.base_url), headers=headers, timeout=60)
+            if answer.status_code == 429:
+                time.sleep(1)
+                return
+            case.validate_response(answer, checks=CHECKS)
+
+        send()
+
+
+def test_a_long_list_stays_fast_by_its_index(desk: Desk):
+    """A page reads its rows and no others, however many there are."""
+    with begin(desk.hub.engine, read_only=True) as session:
+        for query in ("SELECT id FROM remotegpu_audit_log WHERE id < 9 ORDER BY id DESC LIMIT 51",
+                      "SELECT name FROM remotegpu_workspaces WHERE name > 'a' ORDER BY name LIMIT 51"):  # fmt: skip
+            plan = " ".join(row[3] for row in session.execute(text(f"EXPLAIN QUERY PLAN {query}")))
+            assert "SEARCH" in plan
+            assert "TEMP B-TREE" not in plan

@@ -31,6 +31,9 @@ from ...orm import (
 from ..api import ROLES, Call, Later, Needs, Paging, Route, Shape, page
 from ..base import hub_client
 
+RESTART_SECONDS = 60
+"""How long a restart waits for the stop: a pod takes some ten seconds."""
+
 
 class Way(Shape):
     service: str
@@ -218,7 +221,7 @@ def restart_environment(call: Call) -> Any:
     user, name = one.user.name, one.server_name
 
     async def again(hub: HubClient) -> bool:
-        if not await hub.stop_server(user, name):
+        if not await hub.stop_server(user, name) and not await hub.until_stopped(user, name, seconds=RESTART_SECONDS):
             raise Conflict("It is still stopping. Start it in a moment.")
         return await hub.start_server(user, name)
 

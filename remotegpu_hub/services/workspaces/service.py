@@ -17,6 +17,8 @@ from ...units import UNLIMITED
 from ..api import handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
+from ..pages import STATIC
+from . import admin_pages, pages
 from .routes import ROUTES
 
 
@@ -149,4 +151,8 @@ def main() -> None:
     own: list[tuple[str, type[Handler], dict[str, Any]]] = [
         (r"api/me/?", Me, {}), (r"api/offers/?", Offers, {}), (r"api/openapi\.json", Description, {}),
     ]  # fmt: skip
-    run("remotegpu_hub.services.workspaces", [*own, *handlers(ROUTES)], ticks)
+    run(
+        "remotegpu_hub.services.workspaces",
+        [*own, *handlers(ROUTES), *pages.ROUTES, *admin_pages.ROUTES, STATIC],
+        ticks,
+    )

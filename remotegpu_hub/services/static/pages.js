@@ -1,0 +1,73 @@
+"use strict";
+(() => {
+  const EVERY = 10000, PATIENCE = 8000;
+  const FORMAT = { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+
+  // Times: the server writes UTC, the reader has a zone of their own.
+  function localTimes(part) {
+    for (const time of part.querySelectorAll("time")) {
+      const at = new Date(time.dateTime);
+      if (isNaN(at)) continue;
+      time.title = time.textContent;
+      time.textContent = new Intl.DateTimeFormat(document.documentElement.lang, FORMAT).format(at);
+    }
+  }
+  localTimes(document);
+
+  for (const link of document.querySelectorAll("[data-language]")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      document.cookie = `remotegpu_lang=${link.dataset.language}; path=/; max-age=31536000; samesite=lax`;
+      location.reload();
+    });
+  }
+
+  // One question open at a time; Escape closes it.
+  document.addEventListener("toggle", (event) => {
+    if (!event.target.matches || !event.target.matches(".rg-ask") || !event.target.open) return;
+    for (const other of document.querySelectorAll(".rg-ask[open]")) if (other !== event.target) other.open = false;
+  }, true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const open of document.querySelectorAll(".rg-ask[open]")) {
+      open.open = false;
+      open.querySelector("summary").focus();
+    }
+  });
+  // A form is sent once.
+  document.addEventListener("submit", (event) => {
+    for (const button of event.target.querySelectorAll("button")) button.disabled = true;
+  });
+
+  // What lives is renewed where it has changed, unless somebody is answering a question in it.
+  const live = document.querySelector("[data-live]");
+  if (!live) return;
+  const lost = document.getElementById("lost");
+  let served = live.innerHTML, asking = false;
+  async function renew() {
+    if (asking || document.hidden || live.querySelector(".rg-ask[open]")) return;
+    asking = true;
+    try {
+      // The hub takes a cookie from a script only together with the page's own token.
+      const headers = { "X-XSRFToken": document.querySelector("meta[name=xsrf]").content };
+      const answer = await fetch(location.pathname, { headers, signal: AbortSignal.timeout(PATIENCE), redirect: "error" });
+      if (!answer.ok) throw new Error(answer.status);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page.querySelector("[data-live]");
+      lost.hidden = true;
+      if (fresh && fresh.innerHTML !== served && !live.querySelector(".rg-ask[open]")) {
+        served = fresh.innerHTML;
+        const focus = live.contains(document.activeElement) ? [...live.querySelectorAll("a, button, summary")].indexOf(document.activeElement) : -1;
+        live.innerHTML = served;
+        localTimes(live);
+        if (focus >= 0) [...live.querySelectorAll("a, button, summary")][focus]?.focus();
+      }
+    } catch {
+      lost.hidden = false;
+    } finally {
+      asking = false;
+    }
+  }
+  setInterval(renew, EVERY);
+  document.addEventListener("visibilitychange", renew);
+})();

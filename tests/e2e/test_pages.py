@@ -1,0 +1,222 @@
+"""The pages of the service `workspaces` in a real browser: my environments, a new one, my limits, my SSH keys."""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from .conftest import Demo, Visit
+from .test_first_day import stop_all
+
+Keep = Callable[[Page, str], None]
+READY_MS = 120_000
+NASTY = "<script>alert(1)</script> 训练"
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_afterwards(demo: Demo) -> Iterator[None]:
+    yield
+    for user in demo.hub("GET", "/users?state=active").json():
+        for name in user["servers"]:
+            demo.hub("DELETE", f"/users/{user['name']}/servers/{name}" if name else f"/users/{user['name']}/server")
+    stop_all(demo)
+
+
+def open_page(page: Page, demo: Demo, path: str = "") -> Page:
+    page.on("dialog", lambda dialog: pytest.fail(f"a script of a text field ran: {dialog.message}"))
+    page.goto(f"{demo.address}services/workspaces/{path}")
+    return page
+
+
+def check_axe(page: Page) -> None:
+    """No serious finding of axe-core."""
+    found = Axe().run(page).response["violations"]
+    bad = [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found
+           if one["impact"] in ("serious", "critical")]  # fmt: skip
+    assert not bad, bad
+
+
+def row(page: Page, name: str) -> Any:
+    return page.locator("tr", has=page.get_by_text(name, exact=True))
+
+
+def test_an_environment_is_named_started_stopped_and_deleted(demo: Demo, visit: Visit, keep: Keep) -> None:
+    page = open_page(visit("chen"), demo)
+    expect(page.get_by_text("You have no environments yet.")).to_be_visible()
+    check_axe(page)
+    keep(page, "environments-empty")
+    page.get_by_role("link", name="Make your first one").click()
+    page.get_by_label("What do you call it?").fill(NASTY)
+    check_axe(page)
+    page.get_by_role("button", name="Go on").click()
+    page.wait_for_url(re.compile(r"/hub/spawn/chen/script-alert-1-script"))
+    expect(page.locator("#rg-name")).to_have_value(NASTY)
+    page.get_by_text("1 × RTX 4090").click()
+    expect(page.locator("#rg-quote")).to_contain_text("RTX-4090")
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url(re.compile(r"/user/chen/"), timeout=READY_MS)
+
+    open_page(page, demo)
+    mine = row(page, NASTY)
+    expect(mine).to_contain_text("running")
+    expect(mine).to_contain_text("RTX-4090")
+    expect(mine).to_contain_text("an hour")
+    check_axe(page)
+    keep(page, "environments-en-light")
+    mine.get_by_text("Stop…").click()
+    expect(mine).to_contain_text("what is not saved is lost")
+    page.keyboard.press("Escape")
+    expect(mine.get_by_role("button", name="Stop it")).to_be_hidden()
+    mine.get_by_text("Stop…").click()
+    mine.get_by_role("button", name="Stop it").click()
+    expect(page.get_by_role("status").first).to_contain_text("It is stopping.")
+    expect(row(page, NASTY)).to_contain_text("stopped", timeout=READY_MS)
+    expect(row(page, NASTY)).to_contain_text("¥")
+
+    row(page, NASTY).get_by_role("button", name="Start", exact=True).click()
+    expect(row(page, NASTY)).to_contain_text("running", timeout=READY_MS)
+    stop_all_of_chen(demo, page)
+    row(page, NASTY).get_by_text("Delete…").click()
+    expect(row(page, NASTY)).to_contain_text("Its home volume and its costs stay.")
+    row(page, NASTY).get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("It was deleted. Its home volume stays.")).to_be_visible()
+    expect(page.get_by_text("You have no environments yet.")).to_be_visible()
+
+
+def stop_all_of_chen(demo: Demo, page: Page) -> None:
+    row(page, NASTY).get_by_text("Stop…").click()
+    row(page, NASTY).get_by_role("button", name="Stop it").click()
+    expect(row(page, NASTY)).to_contain_text("stopped", timeout=READY_MS)
+
+
+def test_what_is_refused_is_told_on_the_list(demo: Demo, visit: Visit, keep: Keep) -> None:
+    page = visit("ada")
+    page.get_by_text("1 × RTX 4090").click()
+    page.fill("#rg-name", "resnet-sweep")
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url(re.compile(r"/user/ada/"), timeout=READY_MS)
+    other = open_page(page.context.new_page(), demo)
+    expect(row(other, "resnet-sweep")).to_contain_text("running")
+    open_page(page, demo)
+    stop = row(page, "resnet-sweep")
+    stop.get_by_text("Stop…").click()
+    stop.get_by_role("button", name="Stop it").click()
+    expect(row(page, "resnet-sweep")).to_contain_text("stopped", timeout=READY_MS)
+    row(page, "resnet-sweep").get_by_text("Delete…").click()
+    row(page, "resnet-sweep").get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("It was deleted.")).to_be_visible()
+    old = row(other, "resnet-sweep")
+    old.get_by_text("Stop…").click()
+    old.get_by_role("button", name="Stop it").click()
+    expect(other.get_by_role("alert")).to_contain_text("was not found")
+
+
+def test_pages_speak_chinese_in_the_dark_and_on_a_phone(demo: Demo, visit: Visit, keep: Keep) -> None:
+    dark = open_page(visit("boris", locale="zh-CN", dark=True), demo)
+    expect(dark.locator("html")).to_have_attribute("data-bs-theme", "dark")
+    expect(dark.get_by_role("heading", name="我的环境")).to_be_visible()
+    phone = visit("boris", locale="zh-CN", width=360)
+    for path, name in (("", "environments"), ("limits", "limits"), ("keys", "keys"), ("new", "new")):
+        open_page(dark, demo, path)
+        check_axe(dark)
+        keep(dark, f"{name}-zh-dark")
+        open_page(phone, demo, path)
+        wide = phone.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 360, f"{path} is {wide} px wide on a phone of 360"
+        keep(phone, f"{name}-zh-phone")
+
+
+def test_a_lost_connection_is_told_and_nothing_on_the_page_jumps(demo: Demo, visit: Visit) -> None:
+    page = open_page(visit("ada"), demo)
+    page.context.set_offline(True)
+    expect(page.get_by_text("The connection is lost.")).to_be_visible(timeout=30_000)
+    page.context.set_offline(False)
+    expect(page.get_by_text("The connection is lost.")).to_be_hidden(timeout=30_000)
+
+
+def test_the_list_renews_itself_while_somebody_looks(demo: Demo, visit: Visit) -> None:
+    page = visit("boris")
+    page.fill("#rg-name", "renewed")
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url(re.compile(r"/user/boris/"), timeout=READY_MS)
+    open_page(page, demo)
+    expect(row(page, "renewed")).to_contain_text("running")
+    assert demo.hub("DELETE", "/users/boris/server").status_code in (202, 204)
+    expect(row(page, "renewed")).to_contain_text("stopped", timeout=30_000)
+
+
+def test_keys_are_added_with_the_keyboard_refused_in_words_and_removed(
+    demo: Demo, visit: Visit, keep: Keep, tmp_path: Path
+) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", NASTY, "-f", tmp_path / "key"], check=True)
+    page = open_page(visit("chen"), demo, "keys")
+    page.get_by_label("Public key").focus()
+    page.keyboard.insert_text((tmp_path / "key").read_text())
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("private key")
+    page.get_by_label("Public key").fill((tmp_path / "key.pub").read_text())
+    page.get_by_role("button", name="Add it").click()
+    expect(page.get_by_text("SHA256:")).to_be_visible()
+    check_axe(page)
+    keep(page, "keys-en-light")
+    page.get_by_text("Remove…").click()
+    page.get_by_role("button", name="Remove it").click()
+    expect(page.get_by_text("You have no keys yet.")).to_be_visible()
+
+
+def test_limits_are_bars_with_words(demo: Demo, visit: Visit, keep: Keep) -> None:
+    page = open_page(visit("ada"), demo, "limits")
+    expect(page.get_by_role("heading", name="You, everywhere")).to_be_visible()
+    expect(page.get_by_text("GPU hours this month").first).to_be_visible()
+    check_axe(page)
+    keep(page, "limits-en-light")
+
+
+def test_an_admin_sees_every_gpu_and_takes_one_out_and_nobody_else_does(demo: Demo, visit: Visit, keep: Keep) -> None:
+    page = visit("ada")
+    page.get_by_text("1 × RTX 4090").click()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url(re.compile(r"/user/ada/"), timeout=READY_MS)
+    open_page(page, demo, "gpus")
+    expect(page.get_by_text("Only an admin of the hub may do that.")).to_be_visible()
+    admin = open_page(visit("admin"), demo, "gpus")
+    expect(admin.get_by_text("simulated").first).to_be_visible()
+    held = admin.get_by_role("link", name=re.compile("held, ada"))
+    held.first.click()
+    focus = admin.get_by_label("The GPU in focus")
+    expect(focus).to_contain_text("ada /")
+    expect(focus).to_contain_text("an hour")
+    check_axe(admin)
+    keep(admin, "gpus-en-light")
+    focus.get_by_text("Maintenance…").click()
+    focus.get_by_role("button", name="Take it out").click()
+    focus.get_by_role("button", name="Give it out again").click()
+    expect(focus.get_by_text("Maintenance…")).to_be_visible()
+    admin.get_by_label("Host, user, workspace, UUID").fill("nobody-has-this-name")
+    admin.get_by_role("button", name="Search").click()
+    expect(admin.get_by_text("Nothing fits.")).to_be_visible()
+    admin.get_by_label("Host, user, workspace, UUID").fill("ADA")
+    admin.get_by_role("button", name="Search").click()
+    held.first.click()
+    focus.get_by_text("Stop…").click()
+    focus.get_by_role("button", name="Stop it").click()
+    open_page(page, demo)
+    expect(page.get_by_text("stopped").first).to_be_visible(timeout=READY_MS)
+    dark = open_page(visit("admin", locale="zh-CN", dark=True), demo, "gpus")
+    check_axe(dark)
+    keep(dark, "gpus-zh-dark")
+
+
+def test_a_form_of_another_site_does_nothing(demo: Demo, visit: Visit) -> None:
+    page = visit("ada")
+    answer = page.context.request.post(
+        f"{demo.address}services/workspaces/keys", form={"public_key": "ssh-ed25519 AAAA"}
+    )
+    assert answer.status in (403, 404)
