@@ -350,21 +350,25 @@ def check(
 
 def find(session: Session, *, scope: QuotaScope, workspace_id: int | None, user_id: int | None) -> Quota | None:
     """The row of exactly this scope."""
-    return session.scalar(
-        select(Quota).where(
-            Quota.scope == scope,
-            func.coalesce(Quota.workspace_id, 0) == (workspace_id or 0),
-            func.coalesce(Quota.user_id, 0) == (user_id or 0),
-        )
+    found: Quota | None = session.scalar(_row(scope, workspace_id, user_id))
+    return found
+
+
+def _row(scope: QuotaScope, workspace_id: int | None, user_id: int | None) -> Any:
+    return select(Quota).where(
+        Quota.scope == scope,
+        func.coalesce(Quota.workspace_id, 0) == (workspace_id or 0),
+        func.coalesce(Quota.user_id, 0) == (user_id or 0),
     )
 
 
-def keep_still(session: Session, *, workspace: Workspace | None, user: User | None) -> None:
-    """Let nobody else change the limits of these until the transaction ends; users before workspaces, as starts do."""
+def keep_still(session: Session, *, scope: QuotaScope, workspace: Workspace | None, user: User | None) -> None:
+    """Let nobody else change these limits until the transaction ends; users before workspaces, as starts do."""
     if user is not None:
         session.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
     if workspace is not None:
         session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update(key_share=True))
+    session.execute(_row(scope, workspace.id if workspace else None, user.id if user else None).with_for_update())
 
 
 def put(

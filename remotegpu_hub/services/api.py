@@ -12,7 +12,6 @@ from datetime import datetime
 from enum import StrEnum
 from time import monotonic
 from typing import Any, Final
-from urllib.parse import unquote
 
 from jupyterhub.services.auth import HubOAuth
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,6 +34,8 @@ BURST: Final = 120
 PER_SECOND: Final = 30.0
 """… and then, lasting."""
 JSON: Final = "application/json"
+LARGEST: Final = 2**63 - 1
+"""What a database keeps in a whole number."""
 
 
 class Shape(BaseModel):
@@ -108,6 +109,11 @@ class Call:
     role: Role | None = None
     """The caller's own in it; none of a hub admin who is no member."""
     locked: bool = False
+    """What is read is about to be edited: nobody else may change it until the transaction ends."""
+
+    def afresh(self) -> None:
+        """Forget what was read before the lock was had: it may be old by now."""
+        self.session.expire_all()
 
     @property
     def space(self) -> Workspace:
@@ -225,10 +231,13 @@ class Api(Handler):
         work = lambda session: self._work(session, route, path, query, body, key)  # noqa: E731
         try:
             status, text, tag = await self.ask(work, read_only=not route.changes)
-        except IntegrityError as error:  # somebody else did the same at this moment
-            if key is None:
+        except (IntegrityError, Conflict) as error:
+            if key is not None:  # perhaps its twin was faster: then the answer is there by now
+                status, text, tag = await self.ask(work, read_only=False)
+            elif isinstance(error, Conflict):
+                raise
+            else:
                 raise Conflict("Somebody else changed it at the same moment. Look again, then repeat it.") from error
-            status, text, tag = await self.ask(work, read_only=False)
         if isinstance(text, Later):
             value = await text.act()
             text = json.dumps(value, ensure_ascii=False) if value is not None else ""
@@ -299,13 +308,14 @@ class Api(Handler):
         value = route.work(call)
         if isinstance(value, Later):
             return route.status, value, ""
-        text = "" if route.answers is None else write(route, value)
+        text = write(route, value)
+        status = route.status if route.answers is not None else 204
         if key is not None:
             idempotency.keep(
-                session, owner=call.actor.name, key=key, request=self._fingerprint(), status=route.status, body=text,
+                session, owner=call.actor.name, key=key, request=self._fingerprint(), status=status, body=text,
                 now=call.now,
             )  # fmt: skip
-        return (route.status if route.answers is not None else 204), text, tag_of(text) if route.etag else ""
+        return status, text, tag_of(text) if route.etag else ""
 
     def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
         said = idempotency.find(call.session, owner=call.actor.name, key=key)
@@ -325,8 +335,8 @@ class Api(Handler):
         wanted = self.request.headers.get("If-Match")
         if wanted is None or route.shows is None:
             return
-        locked = replace(call, locked=True)
-        if wanted != tag_of(write(route, route.shows(locked))):
+        now = tag_of(write(route, route.shows(replace(call, locked=True))))
+        if wanted != "*" and now not in [one.strip() for one in wanted.split(",")]:
             raise Changed
 
 
@@ -342,9 +352,10 @@ def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, s
     else:
         caller = Caller(model["name"], None, scopes, ADMIN in scopes or (READ in scopes and not route.changes))
         actor = f"service:{model['name']}"
+    if not _can_be_kept(dict(path)):
+        raise NotFound("This")
     call = Call(
-        session=session, runtime=asked.runtime, caller=caller, query=query, body=body, now=utcnow(),
-        path={name: unquote(value) for name, value in path.items()},
+        session=session, runtime=asked.runtime, caller=caller, query=query, body=body, now=utcnow(), path=dict(path),
         actor=Actor(actor, request_id=asked.request_id, address=asked.request.remote_ip),
     )  # fmt: skip
     return authorise(route, call)
@@ -392,6 +403,8 @@ def _membership(call: Call) -> Member | None:
 
 def check(shape: type[BaseModel], given: Any) -> Any:
     """Raises: Invalid, with every place that is wrong and why."""
+    if not _can_be_kept(given):
+        raise Invalid("Text holds characters that cannot be kept: NUL, or half of a pair.")
     try:
         return shape.model_validate(given)
     except ValidationError as error:
@@ -401,6 +414,15 @@ def check(shape: type[BaseModel], given: Any) -> Any:
         ][:20]
         first = problems[0]
         raise Invalid("{at}: {says}.", at=first["at"], says=first["says"], problems=problems) from None
+
+
+def _can_be_kept(value: Any) -> bool:
+    """Whether both databases can store every text in it: PostgreSQL takes no NUL, and neither half of a pair."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
+    if isinstance(value, dict):
+        return all(_can_be_kept(one) for pair in value.items() for one in pair)
+    return all(map(_can_be_kept, value)) if isinstance(value, list) else True
 
 
 def write(route: Route, value: Any) -> str:
@@ -477,7 +499,9 @@ def _as(column: InstrumentedAttribute[Any], value: Any) -> Any:
         if found.tzinfo is None:
             raise ValueError
         return found
-    if not isinstance(value, column.type.python_type) or isinstance(value, bool):
+    if not isinstance(value, column.type.python_type) or isinstance(value, bool) or not _can_be_kept(value):
+        raise ValueError
+    if isinstance(value, int) and abs(value) > LARGEST:
         raise ValueError
     return value
 

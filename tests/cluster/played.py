@@ -17,6 +17,7 @@ from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the mo
 
 from remotegpu_hub.clients.kubernetes import NODES, PODS, Kind, Kubernetes, Mirror, Object
 from remotegpu_hub.errors import NotFound
+from tests.gpu_hubs import apart
 
 MARK = "remotegpu-played"
 MODEL = "H100-80GB-HBM3"
@@ -175,7 +176,7 @@ def _process(kubeconfig: str, count: int, address: str) -> None:
 @contextmanager
 def played_nodes(kubeconfig: str, count: int, address: str) -> Iterator[None]:
     """So many nodes that live while this is open. `address` is where the server for all pods listens."""
-    asyncio.run(_with_nodes(kubeconfig, count, add))
+    apart(_with_nodes(kubeconfig, count, add))
     process = multiprocessing.get_context("spawn").Process(
         target=_process, args=(kubeconfig, count, address), daemon=True
     )
@@ -185,7 +186,7 @@ def played_nodes(kubeconfig: str, count: int, address: str) -> Iterator[None]:
     finally:
         process.kill()
         process.join()
-        asyncio.run(_with_nodes(kubeconfig, count, remove))
+        apart(_with_nodes(kubeconfig, count, remove))
 
 
 async def _with_nodes(kubeconfig: str, count: int, work: Callable[[Kubernetes, int], Awaitable[object]]) -> None:

@@ -71,8 +71,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         process.wait(60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Closed with its file: while it is open, this thread has an event loop, and nothing else may begin one."""
     if CHROMIUM is None:
         pytest.skip("NO CHROMIUM: the browser tests did not run. Install Debian's package chromium.")
     with sync_playwright() as playwright:

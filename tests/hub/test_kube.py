@@ -287,8 +287,7 @@ def test_a_hub_killed_while_it_starts_one_leaks_nothing(hub: KubeHub):
         return not left and not hub.open_runs()
 
     hub.until(undone, "the start is undone")
-    assert 1 in graces, "with the grace of the hub's configuration"
-    assert 30 not in graces
+    assert graces <= {None, 1}, "with the grace of the hub's configuration, where it was seen going"
     assert hub.run_of("alice").state == AllocationState.ENDED
 
 

@@ -7,6 +7,7 @@ import pytest
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import users, workspaces
 from remotegpu_hub.orm import MemberStatus, Role
+from tests import postgres as pg
 from tests.gpu_hubs import GpuHub
 from tests.worlds import ADMIN
 
@@ -14,8 +15,10 @@ ROLES = {"alice": "owner", "bob": "admin", "carol": "member", "dave": "viewer"}
 
 
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuHub]:
-    with GpuHub(tmp_path_factory.mktemp("services"), members=(*ROLES, "eve", "zoe")) as running:
+def hub(tmp_path_factory: pytest.TempPathFactory, postgres: pg.Postgres) -> Iterator[GpuHub]:
+    """On PostgreSQL: what two do at once meets there, while SQLite lets one wait for the other."""
+    url = postgres.url(postgres.create_database())
+    with GpuHub(tmp_path_factory.mktemp("services"), members=(*ROLES, "eve", "zoe"), db_url=url) as running:
         running.add_users("admin")
         put_members(running)
         running.world.workspace("secret", owner="eve")

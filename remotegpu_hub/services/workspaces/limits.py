@@ -77,7 +77,8 @@ class _Of:
     def read(self) -> dict[str, Any]:
         call = self.call
         if call.locked:
-            quotas.keep_still(call.session, workspace=self.workspace, user=self.user)
+            quotas.keep_still(call.session, scope=self.scope, workspace=self.workspace, user=self.user)
+            call.afresh()
         row = quotas.find(
             call.session, scope=self.scope, workspace_id=self.workspace.id if self.workspace else None,
             user_id=self.user.id if self.user else None,

@@ -120,6 +120,7 @@ def create_workspace(call: Call) -> Any:
 def read_workspace(call: Call) -> Any:
     if call.locked:
         workspaces.lock(call.session, call.space)
+        call.afresh()
     return shown(call.space)
 
 
@@ -146,6 +147,7 @@ def list_members(call: Call) -> Any:
 def _member(call: Call) -> Member | None:
     if call.locked:
         workspaces.lock(call.session, call.space)
+        call.afresh()
     name = call.path["user"]
     return next((one for one in workspaces.members(call.session, workspace=call.space) if one.user.name == name), None)
 

@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field
 from sqlalchemy import select
 
 from ...orm import AuditEntry
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import LARGEST, Call, Needs, Paging, Route, Shape, page
 
 
 class EntryShown(Shape):
@@ -28,7 +28,7 @@ class AuditAsked(Paging):
     actor: str | None = Field(None, max_length=255)
     action: str | None = Field(None, max_length=64, description="Such as `quota.put`.")
     entity: str | None = Field(None, max_length=40)
-    entity_id: int | None = Field(None, ge=1)
+    entity_id: int | None = Field(None, ge=1, le=LARGEST)
     since: AwareDatetime | None = Field(None, description="With its zone, such as 2026-11-01T00:00:00Z.")
     until: AwareDatetime | None = None
 
