@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from time import monotonic
@@ -155,8 +155,6 @@ class Route:
     etag: bool = False
     """The answer has an ETag, and an edit heeds If-Match: `shows` reads what is to be edited."""
     shows: Callable[[Call], Any] | None = None
-    carries: str = field(default="", compare=False)
-    """Scope that the token needs; by default as the verb and `needs` say."""
 
     @property
     def changes(self) -> bool:
@@ -165,8 +163,6 @@ class Route:
     @property
     def scopes(self) -> frozenset[str]:
         """Any one of these is enough."""
-        if self.carries:
-            return frozenset({self.carries, ADMIN})
         if not self.changes:
             return frozenset({READ, WRITE, ADMIN})
         return frozenset({ADMIN}) if self.needs == Needs.HUB_ADMIN else frozenset({WRITE, ADMIN})

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, selectinload
 from ... import plain
 from ...errors import RemoteGPUError
 from ...orm import (
+    ENDED,
     Allocation,
     AllocationSlot,
     Gpu,
@@ -76,7 +77,6 @@ class Map:
     totals: Totals
     more_after: str | None
     focus: Square | None
-    kinds: Counter[str] = field(default_factory=Counter)
 
 
 def read_map(session: Session, *, search: str, model: str, after: str, focus: str) -> Map:
@@ -96,14 +96,14 @@ def read_map(session: Session, *, search: str, model: str, after: str, focus: st
     squares = _squares(session, hosts)
     rows = [_row(host, squares[host.id]) for host in hosts]
     found = next((one for row in rows for one in row.squares if one.gpu.uuid == focus), None)
-    return Map(rows, _totals(session), more, found, Counter(one.kind for row in rows for one in row.squares))
+    return Map(rows, _totals(session), more, found)
 
 
 def _fits(search: str) -> Any:
     """Hosts by their own name, by a GPU's UUID, or by who holds something there."""
     holders = (
         exists()
-        .where(Allocation.host_id == Host.id, Allocation.state != "ended")
+        .where(Allocation.host_id == Host.id, Allocation.state != ENDED)
         .where(Allocation.user_id == User.id, Allocation.workspace_id == Workspace.id)
         .where(
             User.name.icontains(search, autoescape=True)
@@ -118,16 +118,16 @@ def _fits(search: str) -> Any:
 def _squares(session: Session, hosts: Sequence[Host]) -> dict[int, list[Square]]:
     ids = [host.id for host in hosts]
     by_id = {host.id: host for host in hosts}
-    open_runs = select(Allocation).where(Allocation.host_id.in_(ids), Allocation.state != "ended")
+    open_runs = select(Allocation).where(Allocation.host_id.in_(ids), Allocation.state != ENDED)
     wanted = (selectinload(Allocation.user), selectinload(Allocation.workspace), selectinload(Allocation.environment))
     runs_of = {run.id: run for run in session.scalars(open_runs.options(*wanted))}
     holders: dict[int, list[int | None]] = defaultdict(list)
-    slots = (
+    whose = (
         select(GpuSlot.gpu_id, AllocationSlot.allocation_id)
         .outerjoin(AllocationSlot, (AllocationSlot.slot_id == GpuSlot.id) & AllocationSlot.open)
         .where(GpuSlot.host_id.in_(ids), ~GpuSlot.retired | AllocationSlot.allocation_id.is_not(None))
     )
-    for gpu_id, allocation_id in session.execute(slots):
+    for gpu_id, allocation_id in session.execute(whose):
         holders[gpu_id].append(allocation_id)
     found: dict[int, list[Square]] = defaultdict(list)
     gpus = select(Gpu).where(Gpu.host_id.in_(ids)).order_by(Gpu.host_id, Gpu.index).options(selectinload(Gpu.host))
@@ -136,21 +136,23 @@ def _squares(session: Session, hosts: Sequence[Host]) -> dict[int, list[Square]]
         if gpu.missing and not held:
             continue
         its_runs = tuple(runs_of[number] for number in dict.fromkeys(held) if number in runs_of)
-        kind = _kind(gpu, by_id[gpu.host_id], len(held), len(holders[gpu.id]))
+        host, slots = by_id[gpu.host_id], len(holders[gpu.id])
+        kind = _kind(gpu.status, gpu.missing, gpu.foreign, host.status, held=len(held), slots=slots)
         found[gpu.host_id].append(
-            Square(gpu, kind, plain.condition(gpu), len(held), len(holders[gpu.id]), its_runs)
+            Square(gpu, kind, plain.condition(gpu), len(held), slots, its_runs)
         )  # fmt: skip
     return found
 
 
-def _kind(gpu: Gpu, host: Host, held: int, slots: int) -> str:
-    if gpu.missing or gpu.status == GpuStatus.ERROR:
+def _kind(status: GpuStatus, missing: bool, foreign: bool, host: HostStatus, *, held: int, slots: int) -> str:
+    """One of the kinds of `Square`: what keeps a GPU from being given out comes first."""
+    if missing or status == GpuStatus.ERROR:
         return "bad"
     if held:
         return "held" if held == slots else "part"
-    if gpu.status == GpuStatus.MAINTENANCE or host.status != HostStatus.ONLINE:
+    if status == GpuStatus.MAINTENANCE or host != HostStatus.ONLINE:
         return "off"
-    return "foreign" if gpu.foreign else "free"
+    return "foreign" if foreign else "free"
 
 
 def _row(host: Host, squares: list[Square]) -> HostRow:
@@ -171,21 +173,11 @@ def _totals(session: Session) -> Totals:
         )
     )
     columns = (Gpu.id, Gpu.status, Gpu.missing, Gpu.foreign, Host.status)
-    gpus = session.execute(select(*columns).join(Host, Host.id == Gpu.host_id)).all()
     counted: Counter[str] = Counter()
-    for number, status, missing, foreign, host in gpus:
-        if missing and number not in held:
-            continue
-        counted["all"] += 1
-        if missing or status == GpuStatus.ERROR:
-            counted["bad"] += 1
-        elif number in held:
-            counted["held"] += 1
-        elif status == GpuStatus.MAINTENANCE or host != HostStatus.ONLINE:
-            counted["off"] += 1
-        elif not foreign:
-            counted["free"] += 1
-    return Totals(counted["held"], counted["all"], counted["free"], counted["bad"], counted["off"])
+    for number, status, missing, foreign, host in session.execute(select(*columns).join(Host, Host.id == Gpu.host_id)):
+        if not missing or number in held:
+            counted[_kind(status, missing, foreign, host, held=number in held, slots=1)] += 1
+    return Totals(counted["held"], counted.total(), counted["free"], counted["bad"], counted["off"])
 
 
 def gpu_map(call: Any) -> Any:

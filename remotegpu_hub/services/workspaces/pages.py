@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from ...domain import allocations, environments, metering, ports, prices, quotas, workspaces
 from ...domain import keys as street_keys
+from ...domain.metering import Slice
 from ...errors import RemoteGPUError
 from ...orm import (
     Allocation,
@@ -61,8 +62,8 @@ def mine(session: Session, view: View, *, user: User, login: str, now: datetime)
     """Read the first page: a fixed number of statements, and one for each run that is not wholly on the ledger."""
     found = environments.of_user(session, user=user)
     newest = _newest_runs(session, [one.id for one in found])
-    history = prices.history(session)
-    costs = _costs(session, list(newest.values()), history, now)
+    unwritten = _unwritten(session, user, now)
+    costs = _costs(session, list(newest.values()), unwritten)
     rows = []
     for one in found:
         last = newest.get(one.id)
@@ -71,16 +72,16 @@ def mine(session: Session, view: View, *, user: User, login: str, now: datetime)
         ways = ports.ways(run, login=login) if run else []
         rows.append(Row(one, run, last, costs.get(last.id, 0) if last else 0, stops_at, ways))
     rows.sort(key=lambda row: (row.run is None, -row.environment.id))
+    month = month_of(now, MONTH_OF_A_USER)
     written = session.scalar(
-        select(func.sum(MemberMonth.amount)).where(
-            MemberMonth.user_id == user.id, MemberMonth.month == month_of(now, MONTH_OF_A_USER)
-        )
+        select(func.sum(MemberMonth.amount)).where(MemberMonth.user_id == user.id, MemberMonth.month == month)
     )
+    parts = [part for one in unwritten.values() for part in one if month_of(part.start, MONTH_OF_A_USER) == month]
     level = _own_level(session, user, now)
     return Mine(
         rows=rows,
         an_hour=sum(row.run.price_per_hour for row in rows if row.run),
-        this_month=int(written or 0) + _unwritten(session, user, history, now),
+        this_month=int(written or 0) + sum(part.amount for part in parts),
         gpus=bar(view, view.say("Your GPUs"), "gpus", level.held["gpu_millis"], level.limits["gpu_millis"]),
         gpu_hours=bar(
             view, view.say("GPU hours this month"), "gpu_hours", level.gpu_time, level.limits["gpu_hours"] * 3_600_000
@@ -98,26 +99,21 @@ def _newest_runs(session: Session, ids: list[int]) -> dict[int, Allocation]:
     return {run.environment_id: run for run in session.scalars(query)}
 
 
-def _costs(session: Session, found: list[Allocation], history: Any, now: datetime) -> dict[int, int]:
+def _costs(session: Session, found: list[Allocation], unwritten: dict[int, list[Slice]]) -> dict[int, int]:
+    """What runs cost so far, on the ledger and not yet."""
+    ids = [run.id for run in found]
     written = select(BillingRecord.subject_id, func.sum(BillingRecord.amount)).where(
-        BillingRecord.subject_kind == SubjectKind.ALLOCATION, BillingRecord.subject_id.in_([run.id for run in found])
+        BillingRecord.subject_kind == SubjectKind.ALLOCATION, BillingRecord.subject_id.in_(ids)
     )
     costs = {number: int(amount) for number, amount in session.execute(written.group_by(BillingRecord.subject_id))}
-    for run in found:
-        if not run.metered:
-            more = metering.running(session, allocation=run, now=now, history=history)
-            costs[run.id] = costs.get(run.id, 0) + sum(one.amount for one in more)
-    return costs
+    return {one: costs.get(one, 0) + sum(part.amount for part in unwritten.get(one, ())) for one in ids}
 
 
-def _unwritten(session: Session, user: User, history: Any, now: datetime) -> int:
-    runs_of = session.scalars(select(Allocation).where(Allocation.user_id == user.id, ~Allocation.metered))
-    return sum(
-        one.amount
-        for run in runs_of
-        for one in metering.running(session, allocation=run, now=now, history=history)
-        if month_of(one.start, MONTH_OF_A_USER) == month_of(now, MONTH_OF_A_USER)
-    )
+def _unwritten(session: Session, user: User, now: datetime) -> dict[int, list[Slice]]:
+    """What is not on the ledger yet of each of the user's runs."""
+    history = prices.history(session)
+    unmetered = session.scalars(select(Allocation).where(Allocation.user_id == user.id, ~Allocation.metered))
+    return {run.id: metering.running(session, allocation=run, now=now, history=history) for run in unmetered}
 
 
 def _own_level(session: Session, user: User, now: datetime) -> Any:

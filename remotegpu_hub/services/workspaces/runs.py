@@ -243,9 +243,7 @@ def _note_who(call: Call, one: Environment) -> None:
     """Keep why it will end, where it is not its user who ends it."""
     if call.caller.user is not None and call.caller.user.id == one.user_id:
         return
-    run = call.session.scalar(
-        select(Allocation).where(Allocation.environment_id == one.id, Allocation.state != ENDED)
-    )  # fmt: skip
+    run = allocations.open_of(call.session, user_id=one.user_id, server_name=one.server_name)
     if run is not None:
         allocations.mark_ending(
             call.session, attempt=run.attempt, reason=EndReason.ADMIN, actor=call.actor, now=call.now
@@ -262,10 +260,6 @@ def _asking(call: Call, work: Callable[[HubClient], Awaitable[bool]]) -> Later:
     return Later(act)
 
 
-class RunsAsked(Paging):
-    pass
-
-
 ROUTES = [
     Route("GET", "environments", "List your environments, newest first", Needs.SELF, list_environments,
           answers=EnvironmentShown, query=EnvironmentsAsked, listing=True),
@@ -276,7 +270,7 @@ ROUTES = [
     Route("GET", "environments/{id}", "Read an environment", Needs.SELF, read_environment, answers=EnvironmentShown,
           etag=True),
     Route("GET", "environments/{id}/runs", "List its runs, newest first, with why each ended", Needs.SELF, list_runs,
-          answers=PastRun, query=RunsAsked, listing=True),
+          answers=PastRun, query=Paging, listing=True),
     Route("POST", "environments/{id}/start", "Start it as it is kept", Needs.SELF, start_environment, answers=Asked,
           status=202),
     Route("POST", "environments/{id}/stop", "Stop it", Needs.SELF, stop_environment, answers=Asked, status=202),
