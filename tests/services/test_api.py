@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import delete, select
 
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import keys, users, workspaces
+from remotegpu_hub.domain import keys, quotas, users, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     AuditEntry,
@@ -30,6 +30,7 @@ from remotegpu_hub.orm import (
     Gpu,
     Host,
     HostStatus,
+    QuotaScope,
     SshKey,
     Workspace,
     WorkspaceStatus,
@@ -266,7 +267,12 @@ def test_of_many_edits_at_once_one_counts(desk: Desk, path: str, bodies: list[di
     verb = "PUT" if "members" in path else "PATCH"
     edit = lambda body: desk.ask("hub admin", verb, path, json=body, headers={"If-Match": seen})  # noqa: E731
     with ThreadPoolExecutor(8) as threads:
-        codes = sorted(answer.status_code for answer in threads.map(edit, bodies))
+        with begin(desk.hub.engine) as session:  # all have come in, and wait, before the first one counts
+            workspaces.lock(session, workspaces.by_name(session, name="lab"))
+            quotas.keep_still(session, scope=QuotaScope.USER_DEFAULT, workspace=None, user=None)
+            waiting = [threads.submit(edit, body) for body in bodies]
+            time.sleep(1)
+        codes = sorted(one.result().status_code for one in waiting)
     assert codes == [200, *[412] * 7]
 
 
