@@ -82,6 +82,8 @@ def configure(c: Any) -> None:
     if hub is not None:
         try:
             Runtime(_install(settings)).write(runtime_file)
+            if settings.output_folder:
+                Path(settings.output_folder).mkdir(mode=0o700, exist_ok=True)
         except RemoteGPUError as error:
             fail(str(error))
     _set_spawner(c, runtime_file)
@@ -188,6 +190,7 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         simulated_gpus=[dict(one) for one in options.simulated_gpus],
         images={name: dict(image) for name, image in options.images.items()},
         other_users=not options.insecure_demo,
+        output_folder="" if kubernetes else f"{os.path.abspath(options.runtime_file)}.output",
         start_grace_seconds=timeouts + 60,
         stop_grace_seconds=max(int(_trait(c, spawner, "delete_grace_period")), 1) if kubernetes else 0,
         local=not kubernetes,

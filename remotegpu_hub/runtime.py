@@ -61,6 +61,8 @@ class Settings:
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     other_users: bool = False
     """Runs belong to system users of their own."""
+    output_folder: str = ""
+    """Where runs that are processes of this machine print to, a file each."""
     local: bool = True
     """Environments are processes of this machine; else pods of a cluster."""
     namespace: str = "default"

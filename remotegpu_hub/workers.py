@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -87,6 +87,13 @@ class Site(Protocol):
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Let the owners of runs log in with these `authorized_keys`, by allocation."""
 
+    def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
+        """The last lines that a run printed, then each one as it comes. Raises: NotFound, Conflict while it has not
+        begun, Unavailable."""
+
+    async def tidy(self, *, running: Collection[int]) -> None:
+        """Forget what old runs printed."""
+
     async def close(self) -> None: ...
 
 
@@ -101,6 +108,7 @@ def box(runtime: Runtime) -> Box:
         shares=settings.gpu_shares,
         simulated_gpus=settings.simulated_gpus,
         other_users=settings.other_users,
+        output_folder=settings.output_folder,
     )
 
 
@@ -394,6 +402,7 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
     given_up = await asyncio.to_thread(_forget, runtime, looked_at)
     if given_up:
         await site.remove_volumes(given_up)
+    await site.tidy(running=[run.allocation_id for run in runs])
     return repairs
 
 

@@ -1,12 +1,12 @@
 """This machine as a place where runs live: one host, and processes."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..observed import Host, Run
-from . import nvml, processes
+from . import nvml, outputs, processes
 
 STOP_GRACE_SECONDS: Final = 5.0
 POOL: Final = "local"
@@ -24,6 +24,7 @@ class Box:
     simulated_gpus: Sequence[dict[str, Any]]
     other_users: bool
     """Runs belong to system users of their own."""
+    output_folder: str = ""
 
     pool = POOL
     hosts_changed = None
@@ -62,6 +63,12 @@ class Box:
 
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Nothing: people log in to this machine by its own sshd."""
+
+    def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
+        return outputs.lines(self.output_folder, allocation_id, tail=tail, follow=follow)
+
+    async def tidy(self, *, running: Collection[int]) -> None:
+        await asyncio.to_thread(outputs.tidy, self.output_folder, running=running)
 
     async def close(self) -> None:
         """Nothing is open."""

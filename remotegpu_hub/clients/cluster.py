@@ -8,13 +8,13 @@ import contextlib
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import ModuleType
 from typing import Any, Final
 
-from ..errors import NotFound, Unavailable
+from ..errors import Conflict, Invalid, NotFound, Unavailable
 from ..observed import Host, Run
 from . import nodes, pods
 from .kubernetes import (
@@ -234,6 +234,27 @@ class Cluster:
             with contextlib.suppress(NotFound):  # it is ending
                 await kubernetes.patch(CONFIG_MAPS, name, {"data": {KEYS_FILE: wanted}}, self._namespace)
                 await kubernetes.patch(PODS, name.removesuffix(KEYS_SUFFIX), seen, self._namespace)
+
+    async def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
+        """The last lines that the server's container printed, then each one as it comes.
+
+        Raises: NotFound once the pod is gone, Conflict while it has not begun, Unavailable.
+        """
+        kubernetes, *_ = await self._open()
+        ours = selector(labels_of(self._hub_id, allocation_id))
+        found = (await kubernetes.list(PODS, self._namespace, labels=ours)).items
+        if not found:
+            raise NotFound("What it printed")
+        name = found[0]["metadata"]["name"]
+        try:
+            printed = kubernetes.logs(name, self._namespace, container=pods.CONTAINER, tail=tail, follow=follow)
+            async for line in printed:
+                yield line
+        except Invalid as error:
+            raise Conflict("It has printed nothing yet: it is still starting.") from error
+
+    async def tidy(self, *, running: Collection[int]) -> None:
+        """Nothing: what a pod printed goes with it."""
 
     async def remove_volumes(self, volume_ids: Collection[int]) -> None:
         """Remove the claims of volumes that were given up. Raises: Unavailable."""

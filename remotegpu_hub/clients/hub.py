@@ -80,14 +80,17 @@ class HubClient:
         answer = await self._send("DELETE", path)
         return answer.status_code == httpx.codes.NO_CONTENT
 
-    async def start_server(self, user_name: str, server_name: str = "") -> bool:
-        """Ask the hub to start a server as it is kept: True when it runs, False when it is starting.
+    async def start_server(
+        self, user_name: str, server_name: str = "", options: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Ask the hub to start a server, with these user options or as it is kept: True when it runs, False when it is
+        starting.
 
         Raises: Refused with the hub's own sentence, NotFound, Denied, Unavailable.
         """
         path = f"users/{quote(user_name, safe='')}/"
         path += f"servers/{quote(server_name, safe='')}" if server_name else "server"
-        answer = await self._send("POST", path, refusals=True)
+        answer = await self._send("POST", path, refusals=True, body=options)
         return answer.status_code == httpx.codes.CREATED
 
     async def forget_server(self, user_name: str, server_name: str) -> bool:

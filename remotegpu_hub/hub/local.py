@@ -11,7 +11,7 @@ import psutil
 from jupyterhub.spawner import LocalProcessSpawner
 from traitlets import Float, Unicode
 
-from ..clients import cgroups, processes
+from ..clients import cgroups, outputs, processes
 from ..errors import Denied
 from .spawner import Held, RemoteGPUMixin, Run
 
@@ -81,11 +81,15 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
         return env
 
     def make_preexec_fn(self, name: str) -> Callable[[], None] | None:
-        """Join the run's control group and keep orphans in sight, while the child still has the hub's rights."""
+        """Print to the run's file, join its control group and keep orphans in sight, while the child still has the
+        hub's rights."""
         become_user = self.user_preexec(name)
         procs = self._group.procs if self._group else ()
+        folder, run = self.runtime.settings.output_folder, self._held
 
         def preexec() -> None:
+            if run is not None:
+                outputs.redirect(folder, run.allocation_id)
             cgroups.join(procs)
             processes.adopt_orphans()
             if become_user is not None:

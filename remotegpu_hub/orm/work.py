@@ -157,7 +157,7 @@ class Allocation(HasId, Base):
     user: Mapped[User] = relationship()
     host: Mapped[Host] = relationship()
     slots: Mapped[list["AllocationSlot"]] = relationship(order_by="AllocationSlot.slot_id")
-    ports: Mapped[list["PortMapping"]] = relationship(order_by="PortMapping.id")
+    ports: Mapped[list["PortMapping"]] = relationship(order_by="PortMapping.id", back_populates="allocation")
     __table_args__ = (
         Index("uq_remotegpu_allocations_open", "environment_id", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),
         Index("ix_remotegpu_allocations_open_host", "host_id", sqlite_where=OPEN, postgresql_where=OPEN),
@@ -215,6 +215,7 @@ class PortMapping(HasId, Base):
     external_port: Mapped[int]
     url: Mapped[str | None] = mapped_column(String(512))
     open: Mapped[bool] = mapped_column(default=True)
+    allocation: Mapped[Allocation] = relationship(back_populates="ports")
     __table_args__ = (
         Index(
             "uq_remotegpu_port_mappings_open",

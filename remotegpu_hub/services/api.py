@@ -6,7 +6,7 @@ import binascii
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -25,6 +25,7 @@ from ..domain.audit import Actor
 from ..errors import Changed, Conflict, Denied, Invalid, NotFound, TooMany
 from ..orm import Member, MemberStatus, Role, User, UTCDateTime, Workspace
 from ..runtime import Runtime, utcnow
+from . import streams
 from .base import Handler, Request
 
 READ, WRITE, ADMIN = "custom:remotegpu:read", "custom:remotegpu:write", "custom:remotegpu:admin"
@@ -108,6 +109,8 @@ class Call:
     """The one of the path, which the caller may see."""
     role: Role | None = None
     """The caller's own in it; none of a hub admin who is no member."""
+    key: str | None = None
+    """Its Idempotency-Key."""
     locked: bool = False
     """What is read is about to be edited: nobody else may change it until the transaction ends."""
 
@@ -137,6 +140,15 @@ class Later:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """Text that comes line by line, perhaps for as long as somebody reads it."""
+
+    read: Callable[[], AsyncIterator[str]]
+    goes_on: bool = False
+    """More may come."""
+
+
+@dataclass(frozen=True)
 class Route:
     """One verb on one path. `work` runs inside the request's transaction and returns what `answers` can be made of."""
 
@@ -150,6 +162,10 @@ class Route:
     body: type[BaseModel] | None = None
     query: type[BaseModel] = Nothing
     status: int = 200
+    bare: bool = False
+    """Also for tokens that carry nothing of ours, such as the one inside a user's server."""
+    streams: bool = False
+    """Answers `Lines`, as plain text."""
     listing: bool = False
     """Answers a page: `{"items": […], "next": cursor or null}`."""
     etag: bool = False
@@ -218,7 +234,7 @@ class Api(Handler):
             raise HTTPError(405, reason=f"This path knows {', '.join(sorted(self.routes))}.")
         model = self.current_user
         self.buckets.take(f"{model.get('kind')}:{model['name']}")
-        if not route.scopes & set(model.get("scopes", ())):
+        if not route.bare and not route.scopes & set(model.get("scopes", ())):
             raise Denied(
                 "This token may not do that: it needs the scope {scope}.", scope=" or ".join(sorted(route.scopes))
             )
@@ -234,6 +250,14 @@ class Api(Handler):
                 raise
             else:
                 raise Conflict("Somebody else changed it at the same moment. Look again, then repeat it.") from error
+        if isinstance(text, Lines):
+
+            async def goes_on() -> bool:
+                _status, again, _tag = await self.ask(work)
+                return bool(again.goes_on)
+
+            await streams.send(self, text.read(), goes_on=goes_on)
+            return
         if isinstance(text, Later):
             value = await text.act()
             text = json.dumps(value, ensure_ascii=False) if value is not None else ""
@@ -294,7 +318,7 @@ class Api(Handler):
     def _work(
         self, session: Session, route: Route, path: dict[str, str], query: Any, body: Any, key: str | None
     ) -> tuple[int, Any, str]:
-        call = call_of(self, session, route, path, query, body)
+        call = replace(call_of(self, session, route, path, query, body), key=key)
         if key is not None:
             said = self._said_before(call, key)
             if said is not None:
@@ -302,7 +326,7 @@ class Api(Handler):
         if route.changes and route.shows is not None:
             self._check_unchanged(route, call)
         value = route.work(call)
-        if isinstance(value, Later):
+        if isinstance(value, Later | Lines):
             return route.status, value, ""
         text = write(route, value)
         status = route.status if route.answers is not None else 204

@@ -72,15 +72,18 @@ def describe(routes: Sequence[Route], *, title: str, server: str = "") -> dict[s
 
 def _operation(route: Route, references: dict[type[BaseModel], Any]) -> dict[str, Any]:
     answers = {status: _problem(text) for status, text in ERRORS.items() if _may_answer(route, status)}
-    content = {"application/json": {"schema": _answer(route, references)}} if route.answers else None
-    status = str(route.status if route.answers else 204)
+    content: Any = {"application/json": {"schema": _answer(route, references)}} if route.answers else None
+    if route.streams:
+        content = {"text/plain": {"schema": {"type": "string"}}}
+    status = str(route.status if route.answers or route.streams else 204)
     answers[status] = {"description": "Done.", **({"content": content} if content else {})}
     if route.etag and not route.changes:
         answers["304"] = {"description": "It is still what If-None-Match names."}
     operation: dict[str, Any] = {
         "operationId": route.operation,
         "summary": route.summary,
-        "description": f"For {route.needs}. The token carries one of: {', '.join(sorted(route.scopes))}.",
+        "description": f"For {route.needs}. "
+        + ("Any token." if route.bare else f"The token carries one of: {', '.join(sorted(route.scopes))}."),
         "tags": [route.path.split("/")[0]],
         "parameters": [*_of_path(route), *_of_query(route), *_of_headers(route)],
         "responses": dict(sorted(answers.items())),
@@ -97,7 +100,7 @@ def _may_answer(route: Route, status: str) -> bool:
         return route.body is not None
     if status == "412":
         return route.shows is not None
-    return status != "409" or route.changes
+    return status != "409" or route.changes or route.streams
 
 
 def _problem(text: str) -> dict[str, Any]:

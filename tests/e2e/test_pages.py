@@ -219,3 +219,45 @@ def test_a_form_of_another_site_does_nothing(demo: Demo, visit: Visit) -> None:
         f"{demo.address}services/workspaces/keys", form={"public_key": "ssh-ed25519 AAAA"}
     )
     assert answer.status in (403, 404)
+
+
+def test_one_environment_shows_its_log_live_and_how_its_runs_ended(demo: Demo, visit: Visit, keep: Keep) -> None:
+    page = visit("boris")
+    page.fill("#rg-name", "watched")
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url(re.compile(r"/user/boris/"), timeout=READY_MS)
+    open_page(page, demo)
+    page.get_by_role("link", name="watched").click()
+    log = page.get_by_role("log")
+    expect(log).to_contain_text("Jupyter Server", timeout=30_000)
+    expect(page.get_by_text("it still runs")).to_be_visible()
+    check_axe(page)
+    keep(page, "environment-en-light")
+    phone = visit("boris", locale="zh-CN", width=360, dark=True)
+    phone.goto(page.url)
+    expect(phone.get_by_role("heading", name="运行记录")).to_be_visible()
+    check_axe(phone)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    keep(phone, "environment-zh-phone")
+    assert demo.hub("DELETE", "/users/boris/server").status_code in (202, 204)
+    expect(log).to_contain_text("Shutting down", timeout=30_000)
+    stranger = open_page(visit("chen"), demo, page.url.split("services/workspaces/")[1])
+    expect(stranger.get_by_text("was not found")).to_be_visible()
+
+
+def test_the_api_can_be_tried_on_a_page(demo: Demo, visit: Visit, keep: Keep) -> None:
+    page = open_page(visit("ada"), demo, "api")
+    page.get_by_label("Search").fill("get who you are")
+    operation = page.locator("details:visible")
+    expect(operation).to_have_count(1)
+    operation.locator("summary").click()
+    operation.get_by_role("button", name="Send").click()
+    expect(operation.get_by_role("status")).to_contain_text("200")
+    expect(operation.locator("pre")).to_contain_text('"name": "ada"')
+    check_axe(page)
+    keep(page, "api-en-light")
+    page.get_by_label("Search").fill("post ssh-keys")
+    operation.locator("summary").click()
+    operation.get_by_label("Body").fill('{"public_key": "nothing of the kind"}')
+    operation.get_by_role("button", name="Send").click()
+    expect(operation.get_by_role("status")).to_contain_text("400")

@@ -1,5 +1,15 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import keys, limits, machines, runs, spaces, trail
+from . import keys, limits, machines, making, people, runs, spaces, trail, ways
 
-ROUTES = [*spaces.ROUTES, *limits.ROUTES, *runs.ROUTES, *keys.ROUTES, *machines.ROUTES, *trail.ROUTES]
+ROUTES = [
+    *people.ROUTES,
+    *spaces.ROUTES,
+    *limits.ROUTES,
+    *runs.ROUTES,
+    *making.ROUTES,
+    *ways.ROUTES,
+    *keys.ROUTES,
+    *machines.ROUTES,
+    *trail.ROUTES,
+]

@@ -100,7 +100,7 @@ class Asked(Shape):
     done: bool = Field(description="False: it is under way.")
 
 
-def _shown(session: Session, found: list[Environment], login: str) -> list[dict[str, Any]]:
+def shown_all(session: Session, found: list[Environment], login: str) -> list[dict[str, Any]]:
     """With what they hold now: three more statements, however many they are."""
     ids = [one.id for one in found]
     held = (selectinload(Allocation.slots).selectinload(AllocationSlot.slot), selectinload(Allocation.ports))
@@ -142,7 +142,7 @@ def _listed(call: Call, query: Any) -> Any:
         query = query.where(holds if asked.running else ~holds)
     sorts = {"id": (Environment.id,), "display_name": (Environment.display_name, Environment.id)}
     found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
-    return _shown(call.session, found, call.runtime.settings.ssh_user), following
+    return shown_all(call.session, found, call.runtime.settings.ssh_user), following
 
 
 def list_environments(call: Call) -> Any:
@@ -157,7 +157,7 @@ def list_environments_of_workspace(call: Call) -> Any:
     return _listed(call, select(Environment).where(Environment.workspace_id == call.space.id))
 
 
-def _find(call: Call, *, may: Needs) -> Environment:
+def find(call: Call, *, may: Needs) -> Environment:
     """The environment of the path: the caller's own, or of a workspace in which their role is enough.
 
     Raises: NotFound where they may not even see it, Denied where they may see it only.
@@ -186,36 +186,36 @@ def _find(call: Call, *, may: Needs) -> Environment:
 
 
 def read_environment(call: Call) -> Any:
-    return _shown(call.session, [_find(call, may=Needs.MEMBER)], call.runtime.settings.ssh_user)[0]
+    return shown_all(call.session, [find(call, may=Needs.MEMBER)], call.runtime.settings.ssh_user)[0]
 
 
 def list_runs(call: Call) -> Any:
-    query = select(Allocation).where(Allocation.environment_id == _find(call, may=Needs.MEMBER).id)
+    query = select(Allocation).where(Allocation.environment_id == find(call, may=Needs.MEMBER).id)
 
-    def shown(run: Allocation) -> dict[str, Any]:
+    def past(run: Allocation) -> dict[str, Any]:
         columns = ("state", "requested_at", "started_at", "ended_at", "end_reason")
         return {"allocation_id": run.id, "host": run.host.name, **{name: getattr(run, name) for name in columns}}
 
-    return page(call.session, query, call.query, sorts={"id": (Allocation.id,)}, sort="-id", shown=shown)
+    return page(call.session, query, call.query, sorts={"id": (Allocation.id,)}, sort="-id", shown=past)
 
 
 def start_environment(call: Call) -> Any:
-    one = _find(call, may=Needs.STARTER)
+    one = find(call, may=Needs.STARTER)
     if one.user_id != getattr(call.caller.user, "id", None) and not call.caller.hub_admin:
         raise Denied("Only its user may start it.")
     user, name = one.user.name, one.server_name
-    return _asking(call, lambda hub: hub.start_server(user, name))
+    return asking(call, lambda hub: hub.start_server(user, name))
 
 
 def stop_environment(call: Call) -> Any:
-    one = _find(call, may=Needs.MANAGER)
+    one = find(call, may=Needs.MANAGER)
     _note_who(call, one)
     user, name = one.user.name, one.server_name
-    return _asking(call, lambda hub: hub.stop_server(user, name))
+    return asking(call, lambda hub: hub.stop_server(user, name))
 
 
 def restart_environment(call: Call) -> Any:
-    one = _find(call, may=Needs.STARTER)
+    one = find(call, may=Needs.STARTER)
     if one.user_id != getattr(call.caller.user, "id", None):
         raise Denied("Only its user may restart it.")
     user, name = one.user.name, one.server_name
@@ -225,18 +225,18 @@ def restart_environment(call: Call) -> Any:
             raise Conflict("It is still stopping. Start it in a moment.")
         return await hub.start_server(user, name)
 
-    return _asking(call, again)
+    return asking(call, again)
 
 
 def delete_environment(call: Call) -> Any:
-    one = _find(call, may=Needs.MANAGER)
+    one = find(call, may=Needs.MANAGER)
     user, name = one.user.name, one.server_name
     environments.delete(call.session, user_id=one.user_id, server_name=name, actor=call.actor, now=call.now)
 
     async def forget(hub: HubClient) -> bool:
         return await hub.forget_server(user, name) if name else True
 
-    return _asking(call, forget)
+    return asking(call, forget)
 
 
 def _note_who(call: Call, one: Environment) -> None:
@@ -250,7 +250,7 @@ def _note_who(call: Call, one: Environment) -> None:
         )  # fmt: skip
 
 
-def _asking(call: Call, work: Callable[[HubClient], Awaitable[bool]]) -> Later:
+def asking(call: Call, work: Callable[[HubClient], Awaitable[bool]]) -> Later:
     """Ask the hub when the transaction is over."""
 
     async def act() -> dict[str, bool]:

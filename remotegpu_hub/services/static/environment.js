@@ -1,0 +1,47 @@
+"use strict";
+(() => {
+  const MOST = 5000, AGAIN = 5000;
+
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    if (!navigator.clipboard) continue;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = button.dataset.done;
+    });
+  }
+
+  // The log: each line as it comes. Whoever has scrolled up to read is left there.
+  const log = document.querySelector("[data-log]");
+  if (!log) return;
+  const headers = { "X-XSRFToken": document.querySelector("meta[name=xsrf]").content };
+  function add(text) {
+    const below = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+    log.append(text);
+    while (log.childNodes.length > MOST) log.firstChild.remove();
+    if (below) log.scrollTop = log.scrollHeight;
+  }
+  async function follow() {
+    const answer = await fetch(`${log.dataset.log}?follow=true&tail=500`, { headers, redirect: "error" });
+    if (answer.status === 404 || answer.status === 409) {
+      log.textContent = (await answer.json()).error.message;
+      return answer.status === 409;
+    }
+    if (!answer.ok) throw new Error(answer.status);
+    log.textContent = "";
+    const lines = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let part = await lines.read(); !part.done; part = await lines.read()) add(part.value);
+    return false;
+  }
+  async function always() {
+    for (let again = true; again; ) {
+      try {
+        again = await follow();
+      } catch {
+        add(`\n${log.dataset.lost}\n`);
+      }
+      if (again) await new Promise((done) => setTimeout(done, AGAIN));
+    }
+  }
+  always();
+})();

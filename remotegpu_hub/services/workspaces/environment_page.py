@@ -1,0 +1,91 @@
+"""The page of one environment: what it holds, how to get in, what it prints, and how its runs ended."""
+
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import select
+from sqlalchemy.orm import selectinload
+
+from ...domain import allocations, ports
+from ...errors import Denied
+from ...orm import Allocation, EndReason, EnvironmentState
+from ..api import Needs, Route, call_of
+from ..pages import Page, View
+from .runs import find
+
+MOST_RUNS = 20
+
+
+def read_page(call: Any) -> dict[str, Any]:
+    """Everything that the page shows, for who may see the environment."""
+    one = find(call, may=Needs.MEMBER)
+    wanted = (selectinload(Allocation.host), selectinload(Allocation.ports), selectinload(Allocation.slots))
+    newest = select(Allocation).where(Allocation.environment_id == one.id).order_by(Allocation.id.desc())
+    runs = list(call.session.scalars(newest.limit(MOST_RUNS).options(*wanted)))
+    run = runs[0] if runs and runs[0].ended_at is None else None
+    try:
+        find(call, may=Needs.MANAGER)
+        may_read_log = True
+    except Denied:
+        may_read_log = False
+    return {
+        "one": one,
+        "run": run,
+        "runs": runs,
+        "ways": ports.ways(run, login=call.runtime.settings.ssh_user) if run else [],
+        "uuids": [held.gpu.uuid for held in run.slots if held.open] if run else [],
+        "stops_at": allocations.stops_at(call.session, allocation_id=run.id) if run else None,
+        "may_read_log": may_read_log,
+    }
+
+
+PAGE = Route("GET", "environments/{id}", "The page of an environment", Needs.SELF, read_page)
+
+
+def states(view: View) -> dict[EnvironmentState, str]:
+    return {
+        EnvironmentState.CREATING: view.say("starting"),
+        EnvironmentState.RUNNING: view.say("running"),
+        EnvironmentState.STOPPING: view.say("stopping"),
+        EnvironmentState.STOPPED: view.say("stopped"),
+        EnvironmentState.ERROR: view.say("ended by an error"),
+        EnvironmentState.DELETED: view.say("deleted"),
+    }
+
+
+def reasons(view: View) -> dict[EndReason, str]:
+    """Why runs ended, in a few words each."""
+    return {
+        EndReason.USER: view.say("stopped by its user"),
+        EndReason.ADMIN: view.say("stopped by an admin"),
+        EndReason.EXITED: view.say("ended by itself"),
+        EndReason.FAILED: view.say("did not start"),
+        EndReason.TIMEOUT: view.say("did not start in time"),
+        EndReason.GHOST: view.say("never began"),
+        EndReason.ORPHAN: view.say("the hub had lost it"),
+        EndReason.IDLE: view.say("stood idle"),
+        EndReason.BUDGET: view.say("the budget was spent"),
+        EndReason.QUOTA: view.say("the quota was used up"),
+        EndReason.EVICTED: view.say("the cluster took its place"),
+        EndReason.OOM_KILLED: view.say("used more memory than it had"),
+        EndReason.NODE_LOST: view.say("its host was lost"),
+        EndReason.POD_DELETED: view.say("deleted from outside"),
+        EndReason.IMAGE_PULL_FAILED: view.say("its image could not be pulled"),
+        EndReason.UNSCHEDULABLE: view.say("the cluster found no place"),
+    }
+
+
+class EnvironmentPage(Page):
+    """One environment, for all who may see it."""
+
+    async def get(self, id: str) -> None:
+        found = await self.ask(lambda session: PAGE.work(call_of(self, session, PAGE, {"id": id}, None, None)))
+        view = View(self.language, currency=self.runtime.settings.currency)
+        self.show(
+            "environment.html", view, title=found["one"].display_name, here="environment",
+            log=self.address(f"api/environments/{id}/logs"), State=EnvironmentState, states=states(view),
+            reasons=reasons(view), quote=lambda text: quote(text, safe=""), **found,
+        )  # fmt: skip
+
+
+ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [(r"environments/(?P<id>[0-9]+)", EnvironmentPage, {})]
