@@ -30,6 +30,9 @@ def read_page(call: Any) -> dict[str, Any]:
         may_read_log = False
     return {
         "one": one,
+        "owner": one.user.name,
+        "space": one.workspace.display_name,
+        "image": one.image,
         "run": run,
         "runs": runs,
         "ways": ports.ways(run, login=call.runtime.settings.ssh_user) if run else [],
