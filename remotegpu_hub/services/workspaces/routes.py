@@ -1,10 +1,11 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import invitations, keys, limits, machines, runs, spaces, trail
+from . import invitations, keys, limits, machines, runs, spaces, trail, usage
 
 ROUTES = [
     *spaces.ROUTES,
     *invitations.ROUTES,
+    *usage.ROUTES,
     *limits.ROUTES,
     *runs.ROUTES,
     *keys.ROUTES,
