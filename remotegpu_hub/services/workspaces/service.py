@@ -18,7 +18,7 @@ from ..api import handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
-from . import admin_pages, pages
+from . import admin_pages, member_pages, pages, space_pages, work_pages
 from .routes import ROUTES
 
 
@@ -153,6 +153,15 @@ def main() -> None:
     ]  # fmt: skip
     run(
         "remotegpu_hub.services.workspaces",
-        [*own, *handlers(ROUTES), *pages.ROUTES, *admin_pages.ROUTES, STATIC],
+        [
+            *own,
+            *handlers(ROUTES),
+            *pages.ROUTES,
+            *space_pages.ROUTES,
+            *member_pages.ROUTES,
+            *work_pages.ROUTES,
+            *admin_pages.ROUTES,
+            STATIC,
+        ],
         ticks,
     )
