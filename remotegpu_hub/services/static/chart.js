@@ -15,7 +15,7 @@
   const look = getComputedStyle(figure);
   const color = (name) => look.getPropertyValue(name).trim();
   const ink = look.color, paper = color("--bs-body-bg"), line = color("--bs-border-color");
-  const number = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 2 });
+  const number = new Intl.NumberFormat(document.documentElement.lang, { maximumSignificantDigits: 3 });
 
   // The numbers of the day under the pointer stand in the legend; without one, the month's.
   const texts = [...figure.querySelectorAll("[data-value]")], when = figure.querySelector("[data-when]");

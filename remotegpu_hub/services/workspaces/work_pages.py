@@ -190,7 +190,7 @@ def chart(view: View, found: Days, *, money: bool, now_month: str) -> Chart:
         days=found.days,
         series=shown,
         everybody=everybody,
-        totals=[of(money, value) for value in by_day],
+        totals=[of(money, value) if value else "" for value in by_day],
         total=of(money, whole),
         headline=view.money(whole, short=True) if money else view.quantity("gpu_hours", whole),
         other_total=of(not money, others),
