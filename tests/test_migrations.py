@@ -224,6 +224,7 @@ OLD_ROWS = """
 INSERT INTO remotegpu_users VALUES (1, 1, '2026', 'alice', :at, NULL), (2, 2, '2026', 'bob', :at, NULL);
 INSERT INTO remotegpu_workspaces (id, name, display_name, kind, status, owner_id, time_zone, created_at)
 VALUES (1, 'lab', '实验室', 'team', 'active', 1, 'Asia/Shanghai', :at);
+INSERT INTO remotegpu_workspace_members VALUES (1, 2, 'member', 'invited', false, :at);
 INSERT INTO remotegpu_spend VALUES (1, '2026-11', 6), (1, '2026-12', 16);
 INSERT INTO remotegpu_images (id, reference, display_name, category, visibility, status, scan)
 VALUES (1, 'local:x', 'x', 'official', 'public', 'active', '{}');
@@ -274,6 +275,8 @@ def test_the_ledger_is_summed_by_member_and_month_on_the_way_from_the_first_vers
         ]  # fmt: skip
         assert session.query(orm.BillingRecord).count() == 4
         assert session.get_one(orm.Workspace, 1).display_name == "实验室"
+        member = session.get_one(orm.Member, (1, 2))
+        assert (member.status, member.invited_until, member.created_at) == (orm.MemberStatus.INVITED, None, now)
 
 
 def test_tables_without_their_version_are_refused(engine: Engine):

@@ -227,7 +227,7 @@ def put_member(
 ) -> Member:
     """Add a member, or change role and status. Raises: Conflict when the last owner would go."""
     lock(session, workspace)
-    member = _member(session, workspace, user)
+    member = locked_member(session, workspace, user)
     before: dict[str, Any] = {}
     if member is None:
         member = Member(workspace_id=workspace.id, user_id=user.id, role=role, status=status,
@@ -238,6 +238,7 @@ def put_member(
         if member.role == Role.OWNER and (role != Role.OWNER or status != MemberStatus.ACTIVE):
             _keep_an_owner(session, workspace, user)
         member.role, member.status = role, status
+        member.invited_until = member.invited_by = None
     session.flush()
     may_run = status == MemberStatus.ACTIVE and role != Role.VIEWER
     _end_or_keep_runs(session, workspace, user, keep=may_run, now=now)
@@ -249,10 +250,10 @@ def put_member(
 def remove_member(session: Session, *, workspace: Workspace, user: User, actor: Actor, now: datetime) -> None:
     """Take a member out. Raises: NotFound; Conflict when it is the last owner."""
     lock(session, workspace)
-    member = _member(session, workspace, user)
+    member = locked_member(session, workspace, user)
     if member is None:
         raise NotFound(f"The member {user.name}")
-    if member.role == Role.OWNER:
+    if member.role == Role.OWNER and member.status != MemberStatus.INVITED:
         _keep_an_owner(session, workspace, user)
     role = member.role
     session.delete(member)
@@ -287,7 +288,8 @@ def lock(session: Session, workspace: Workspace) -> None:
     session.execute(select(Workspace.id).where(Workspace.id == workspace.id).with_for_update(key_share=True))
 
 
-def _member(session: Session, workspace: Workspace, user: User) -> Member | None:
+def locked_member(session: Session, workspace: Workspace, user: User) -> Member | None:
+    """The membership, or an invitation, as it is now; nobody else changes it until the transaction ends."""
     return session.scalar(
         select(Member)
         .where(Member.workspace_id == workspace.id, Member.user_id == user.id)
@@ -318,6 +320,21 @@ def members(session: Session, *, workspace: Workspace) -> list[Member]:
     rows = session.scalars(select(Member).where(Member.workspace_id == workspace.id).join(Member.user))
     order = list(Role)
     return sorted(rows, key=lambda one: (order.index(one.role), one.user.name))
+
+
+def member_named(session: Session, *, workspace: Workspace, name: str) -> Member:
+    """The member who has this name in the hub; who is only invited is none. Raises: NotFound."""
+    member = session.scalar(
+        select(Member)
+        .join(Member.user)
+        .where(
+            Member.workspace_id == workspace.id, Member.status != MemberStatus.INVITED, User.name == name,
+            User.deleted_at.is_(None),
+        )
+    )  # fmt: skip
+    if member is None:
+        raise NotFound("The member")
+    return member
 
 
 def of_user(session: Session, *, user: User) -> list[Member]:
@@ -356,6 +373,10 @@ def follow_groups(session: Session, *, hub_users: Iterable[HubUser], now: dateti
         for user_id in wanted - current.keys():
             put_member(session, workspace=workspace, user=by_id[user_id], role=Role.MEMBER, actor=SYSTEM, now=now,
                        from_group=True)  # fmt: skip
+        for user_id in wanted & current.keys():
+            if current[user_id].status == MemberStatus.INVITED:  # the group is the answer; the role was given by hand
+                put_member(session, workspace=workspace, user=by_id[user_id], role=current[user_id].role, actor=SYSTEM,
+                           now=now)  # fmt: skip
         for user_id, member in current.items():
             if member.from_group and user_id not in wanted and member.role != Role.OWNER:
                 user = by_id.get(user_id) or session.get_one(User, user_id)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .base import NO_REUSE, PREFIX, Base, HasId, not_negative, one_of
@@ -121,8 +121,17 @@ class Member(Base):
     from_group: Mapped[bool] = mapped_column(default=False)
     """Came with the linked hub group, and leaves with it."""
     created_at: Mapped[datetime]
+    invited_until: Mapped[datetime | None]
+    """Of an invited one: until when it may be accepted; NULL is for good."""
+    invited_by: Mapped[str | None] = mapped_column(String(255))
+    """Of an invited one: the actor's name, as the audit log has it."""
     workspace: Mapped[Workspace] = relationship()
     user: Mapped[User] = relationship()
+    __table_args__ = (
+        CheckConstraint(
+            "status = 'invited' OR (invited_until IS NULL AND invited_by IS NULL)", name="invitation_is_open"
+        ),
+    )
 
 
 QUOTA_RESOURCES = ("gpu_millis", "cpu_millis", "memory_bytes", "storage_bytes", "environments", "gpu_hours")

@@ -324,7 +324,7 @@ class Api(Handler):
             if said is not None:
                 return said.status, said.body, ""
         if route.changes and route.shows is not None:
-            self._check_unchanged(route, call)
+            check_unchanged(route, call, self.request.headers.get("If-Match"))
         value = route.work(call)
         if isinstance(value, Later | Lines):
             return route.status, value, ""
@@ -347,17 +347,17 @@ class Api(Handler):
         text = f"{self.request.method} {self.request.path}\0".encode() + self.request.body
         return hashlib.sha256(text).hexdigest()
 
-    def _check_unchanged(self, route: Route, call: Call) -> None:
-        """What is edited is still what the caller saw; it stays so until the transaction ends.
 
-        Raises: Changed.
-        """
-        wanted = self.request.headers.get("If-Match")
-        if wanted is None or route.shows is None:
-            return
-        now = tag_of(write(route, route.shows(replace(call, locked=True))))
-        if wanted != "*" and now not in [one.strip() for one in wanted.split(",")]:
-            raise Changed
+def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
+    """What is edited is still what the caller saw, by its ETags; it stays so until the transaction ends.
+
+    Raises: Changed.
+    """
+    if seen is None or route.shows is None:
+        return
+    now = tag_of(write(route, route.shows(replace(call, locked=True))))
+    if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
+        raise Changed
 
 
 def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, str], query: Any, body: Any) -> Call:
@@ -387,7 +387,7 @@ def authorise(route: Route, call: Call) -> Call:
     caller = call.caller
     if route.needs == Needs.HUB_ADMIN and not caller.hub_admin:
         raise Denied("Only an admin of the hub may do that.")
-    if "workspace" not in call.path:
+    if "workspace" not in call.path or route.needs == Needs.SELF:
         if route.needs in ROLES:
             raise AssertionError(f"{route.path} names no workspace")
         return call

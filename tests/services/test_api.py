@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -22,7 +23,7 @@ from sqlalchemy import delete, select
 
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import keys, quotas, users, workspaces
+from remotegpu_hub.domain import invitations, keys, quotas, users, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     AuditEntry,
@@ -32,6 +33,7 @@ from remotegpu_hub.orm import (
     Host,
     HostStatus,
     QuotaScope,
+    Role,
     SshKey,
     Workspace,
     WorkspaceStatus,
@@ -66,6 +68,13 @@ TABLE: dict[str, frozenset[str]] = {
     "read_member": MEMBERS,
     "put_member": MANAGERS,
     "remove_member": MANAGERS,
+    "list_invitations": MANAGERS,
+    "create_invitation": MANAGERS,
+    "take_back_invitation": OWNERS,
+    "list_my_invitations": EVERYBODY,
+    "accept_invitation": frozenset({"stranger"}),
+    "decline_invitation": frozenset({"stranger"}),
+    "read_usage": MEMBERS,
     "list_quotas": HUB,
     "read_workspace_quota": MEMBERS,
     "edit_workspace_quota": HUB,
@@ -104,7 +113,8 @@ TABLE: dict[str, frozenset[str]] = {
     "list_access": MEMBERS,
     "read_logs": MANAGERS | {"member"},
 }
-"""Who may do what in `lab`, to the environment and the key of its member carol, and to the member zoe."""
+"""Who may do what in `lab`, to the environment and the key of its member carol, and to the member zoe. The stranger is
+invited to `lab` as an admin, which gives no right but to answer."""
 EXAMPLES = 5
 """For each route and role."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
@@ -115,6 +125,7 @@ BODIES: dict[str, Any] = {
     "create_workspace": {"name": "made-by-a-test", "display_name": "x", "owner": "alice"},
     "edit_workspace": {},
     "put_member": {"role": "viewer"},
+    "create_invitation": {"user": "admin", "role": "viewer"},
     "edit_workspace_quota": {},
     "edit_member_quota": {"cpu_millis": None},
     "edit_user_quota": {},
@@ -149,8 +160,9 @@ class Desk:
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
         number = self.key if route.path.startswith("ssh-keys") else self.environment
+        user = "eve" if "invitations" in route.path else "zoe"
         path = route.path.format(
-            workspace=workspace, user="zoe", id=number, level="user", host=self.host, uuid=self.gpu
+            workspace=workspace, user=user, id=number, level="user", host=self.host, uuid=self.gpu
         )  # fmt: skip
         if route.body is not None:
             given.setdefault("json", BODIES[route.operation])
@@ -169,6 +181,9 @@ class Desk:
             if not without_key:
                 self.key = keys.add(session, user=carol, text=KEY, actor=ADMIN, now=hub.world.now).id
         put_members(hub, zoe="member")
+        with begin(hub.engine) as session:
+            lab, eve = workspaces.by_name(session, name="lab"), users.by_name(session, name="eve")
+            invitations.invite(session, workspace=lab, user=eve, role=Role.ADMIN, actor=ADMIN, now=datetime.now(UTC))
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +220,8 @@ def test_each_route_lets_in_exactly_those_whom_the_table_names(desk: Desk, route
         if role in allowed:
             continue
         hidden = role == "stranger" and ("{workspace}" in route.path or "environments/{id}" in route.path)
-        hidden = (hidden and allowed != HUB) or route.operation in ("remove_key", "leave_workspace")
+        to_themselves = ("remove_key", "leave_workspace", "accept_invitation", "decline_invitation")
+        hidden = (hidden and allowed != HUB) or route.operation in to_themselves
         hidden = hidden or (route.operation == "create_environment" and role != "viewer")  # no workspace of theirs
         assert answer.status_code == (404 if hidden else 403), f"{role}: {answer.status_code} {answer.text}"
         assert set(answer.json()["error"]) == {"code", "message", "facts", "request_id"}
@@ -250,6 +266,34 @@ def test_an_admin_of_a_workspace_touches_neither_owners_nor_admins_and_makes_non
 def test_a_personal_workspace_has_no_members_to_change(desk: Desk):
     answer = desk.ask("owner", "PUT", "workspaces/~alice/members/zoe", json={"role": "member"})
     assert answer.status_code == 409
+
+
+def test_an_admin_of_a_workspace_invites_members_and_viewers_and_takes_back_no_higher_invitation(desk: Desk):
+    path = "workspaces/lab/invitations"
+    for role in ("owner", "admin"):
+        assert desk.ask("admin", "POST", path, json={"user": "admin", "role": role}).status_code == 403
+    assert desk.ask("admin", "DELETE", f"{path}/eve").status_code == 403, "eve is asked in as an admin"
+    made = desk.ask("admin", "POST", path, json={"user": "admin", "role": "member", "days": 3})
+    assert (made.status_code, made.json()["invited_by"]) == (201, "bob")
+    assert [one["user"] for one in desk.ask("owner", "GET", path).json()["items"]] == ["admin", "eve"]
+    unknown = desk.ask("owner", "POST", path, json={"user": "nobody-of-this-name"})
+    assert (unknown.status_code, unknown.json()["error"]["message"]) == (
+        404,
+        "The user nobody-of-this-name was not found.",
+    )
+    assert desk.ask("owner", "POST", path, json={"user": "eve"}).status_code == 409
+    assert desk.ask("owner", "POST", path, json={"user": "zoe"}).status_code == 409, "a member already"
+    for days in (0, 366, 1.5, "3"):
+        assert desk.ask("owner", "POST", path, json={"user": "admin", "days": days}).status_code == 400
+
+
+def test_who_is_invited_accepts_once_and_is_in(desk: Desk):
+    (one,) = desk.ask("stranger", "GET", "invitations").json()["items"]
+    assert (one["workspace"], one["role"], one["ran_out"]) == ("lab", "admin", False)
+    assert desk.ask("stranger", "POST", "invitations/lab/accept").status_code == 204
+    assert desk.ask("stranger", "GET", "workspaces/lab/members/eve").json()["role"] == "admin"
+    assert desk.ask("stranger", "POST", "invitations/lab/accept").status_code == 404
+    assert desk.ask("owner", "DELETE", "workspaces/lab/invitations/eve").status_code == 409
 
 
 def test_of_two_who_edit_what_they_both_saw_the_second_is_told(desk: Desk):
@@ -327,6 +371,10 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     assert "lab" in {one["name"] for one in found}
     other = ask("workspaces?mine=false&limit=1").json()["next"]
     assert ask(f"workspaces?mine=false&sort=-name&cursor={other}").status_code == 400
+    members = [one["user"] for one in walk(ask, "workspaces/lab/members?limit=2")]
+    assert members == ["alice", "bob", "carol", "dave", "zoe"], "eve is only invited"
+    assert [one["user"] for one in walk(ask, "workspaces/lab/members?limit=2&sort=-user")] == members[::-1]
+    assert [one["user"] for one in ask("workspaces/lab/members?search=A&role=viewer").json()["items"]] == ["dave"]
     entries = walk(ask, "audit?limit=100")
     assert [one["id"] for one in entries] == sorted((one["id"] for one in entries), reverse=True)
 
@@ -362,7 +410,7 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
         "workspaces?limit=0", "workspaces?limit=201", "workspaces?limit=x", "workspaces?sort=owner", "audit?limit=1&limit=2",
         "audit?cursor=x", "audit?cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
-        "workspaces?search=%00", f"audit?cursor={api._cursor('-id', [2**70])}",
+        "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november", f"audit?cursor={api._cursor('-id', [2**70])}",
     ],
 )  # fmt: skip
 def test_a_bad_query_is_a_clear_400(desk: Desk, path: str):

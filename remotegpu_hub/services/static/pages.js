@@ -43,6 +43,8 @@
   const live = document.querySelector("[data-live]");
   if (!live) return;
   const lost = document.getElementById("lost");
+  const here = new URL(live.dataset.live || location.href, location.href); // after a refused form the address is the form's
+  here.searchParams.delete("told");
   let served = live.innerHTML, asking = false;
   async function renew() {
     if (asking || document.hidden || live.querySelector(".rg-ask[open]")) return;
@@ -50,7 +52,7 @@
     try {
       // The hub takes a cookie from a script only together with the page's own token.
       const headers = { "X-XSRFToken": document.querySelector("meta[name=xsrf]").content };
-      const answer = await fetch(location.pathname, { headers, signal: AbortSignal.timeout(PATIENCE), redirect: "error" });
+      const answer = await fetch(here, { headers, signal: AbortSignal.timeout(PATIENCE), redirect: "error" });
       if (!answer.ok) throw new Error(answer.status);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.querySelector("[data-live]");

@@ -69,10 +69,7 @@ class _Of:
         name = self.call.path["user"]
         if self.scope == QuotaScope.USER:
             return users.by_name(self.call.session, name=name)
-        for one in workspaces.members(self.call.session, workspace=self.call.space):
-            if one.user.name == name:
-                return one.user
-        raise NotFound("The member")
+        return workspaces.member_named(self.call.session, workspace=self.call.space, name=name).user
 
     def read(self) -> dict[str, Any]:
         call = self.call

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
-from ...domain import allocations, environments, metering, ports, prices, quotas, workspaces
+from ...domain import allocations, environments, invitations, metering, ports, prices, quotas, workspaces
 from ...domain import keys as street_keys
 from ...domain.metering import Slice
 from ...errors import RemoteGPUError
@@ -56,6 +56,8 @@ class Mine:
     gpus: Bar
     gpu_hours: Bar
     currency: str
+    invited: list[str]
+    """Workspaces that ask the reader in."""
 
 
 def mine(session: Session, view: View, *, user: User, login: str, now: datetime) -> Mine:
@@ -87,6 +89,7 @@ def mine(session: Session, view: View, *, user: User, login: str, now: datetime)
             view, view.say("GPU hours this month"), "gpu_hours", level.gpu_time, level.limits["gpu_hours"] * 3_600_000
         ),
         currency=prices.currency(session),
+        invited=[one.workspace.display_name for one in invitations.open_of(session, user=user, now=now)],
     )
 
 

@@ -1,10 +1,12 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import keys, limits, machines, making, people, runs, spaces, trail, ways
+from . import invitations, keys, limits, machines, making, people, runs, spaces, trail, usage, ways
 
 ROUTES = [
     *people.ROUTES,
     *spaces.ROUTES,
+    *invitations.ROUTES,
+    *usage.ROUTES,
     *limits.ROUTES,
     *runs.ROUTES,
     *making.ROUTES,

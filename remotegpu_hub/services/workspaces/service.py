@@ -14,7 +14,7 @@ from ..api import handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
-from . import admin_pages, environment_page, pages, try_page
+from . import admin_pages, environment_page, member_pages, pages, space_pages, try_page, work_pages
 from . import site as sites
 from .routes import ROUTES
 
@@ -91,6 +91,9 @@ def main() -> None:
             *pages.ROUTES,
             *environment_page.ROUTES,
             *try_page.ROUTES,
+            *space_pages.ROUTES,
+            *member_pages.ROUTES,
+            *work_pages.ROUTES,
             *admin_pages.ROUTES,
             STATIC,
         ],

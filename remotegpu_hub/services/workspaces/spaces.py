@@ -7,8 +7,8 @@ from pydantic import Field
 from sqlalchemy import select
 
 from ...domain import users, workspaces
-from ...errors import Conflict, Denied, NotFound
-from ...orm import Member, MemberStatus, Role, Workspace, WorkspaceKind, WorkspaceStatus
+from ...errors import Conflict, Denied
+from ...orm import Member, MemberStatus, Role, User, Workspace, WorkspaceKind, WorkspaceStatus
 from ..api import Call, Needs, Paging, Route, Shape, page
 
 
@@ -50,6 +50,12 @@ class MemberShown(Shape):
     status: MemberStatus
     from_group: bool
     created_at: datetime
+
+
+class MembersAsked(Paging):
+    sort: Literal["user", "-user"] = "user"
+    search: str | None = Field(None, max_length=100, description="In the user's name.")
+    role: Role | None = None
 
 
 class MemberEdit(Shape):
@@ -141,33 +147,37 @@ def archive_workspace(call: Call) -> Any:
 
 
 def list_members(call: Call) -> Any:
-    return [member_shown(one) for one in workspaces.members(call.session, workspace=call.space)], None
-
-
-def _member(call: Call) -> Member | None:
-    if call.locked:
-        workspaces.lock(call.session, call.space)
-        call.afresh()
-    name = call.path["user"]
-    return next((one for one in workspaces.members(call.session, workspace=call.space) if one.user.name == name), None)
+    asked: MembersAsked = call.query
+    mine = (Member.workspace_id == call.space.id, Member.status != MemberStatus.INVITED)
+    query = select(User).join(Member, Member.user_id == User.id).where(*mine, User.deleted_at.is_(None))
+    if asked.role is not None:
+        query = query.where(Member.role == asked.role)
+    if asked.search:
+        query = query.where(User.name.icontains(asked.search, autoescape=True))
+    sorts = {"user": (User.name, User.id)}
+    found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
+    rows = call.session.scalars(select(Member).where(*mine, Member.user_id.in_([one.id for one in found])))
+    by_id = {one.user_id: one for one in rows}
+    return [member_shown(by_id[one.id]) for one in found], following
 
 
 def read_member(call: Call) -> Any:
-    member = _member(call)
-    if member is None:
-        raise NotFound("The member")
-    return member_shown(member)
+    if call.locked:
+        workspaces.lock(call.session, call.space)
+        call.afresh()
+    return member_shown(workspaces.member_named(call.session, workspace=call.space, name=call.path["user"]))
 
 
 def put_member(call: Call) -> Any:
     given: MemberEdit = call.body
     _no_personal(call)
     workspaces.lock(call.session, call.space)
-    _check_rank(call, given.role)
+    user = users.by_name(call.session, name=call.path["user"])
+    check_rank(call, given.role, workspaces.locked_member(call.session, call.space, user))
     member = workspaces.put_member(
         call.session,
         workspace=call.space,
-        user=users.by_name(call.session, name=call.path["user"]),
+        user=user,
         role=given.role,
         status=MemberStatus(given.status),
         actor=call.actor,
@@ -179,8 +189,9 @@ def put_member(call: Call) -> Any:
 def remove_member(call: Call) -> None:
     _no_personal(call)
     workspaces.lock(call.session, call.space)
-    _check_rank(call, None)
-    user = users.by_name(call.session, name=call.path["user"])
+    member = workspaces.member_named(call.session, workspace=call.space, name=call.path["user"])
+    check_rank(call, None, member)
+    user = member.user
     workspaces.remove_member(call.session, workspace=call.space, user=user, actor=call.actor, now=call.now)
 
 
@@ -191,12 +202,11 @@ def leave_workspace(call: Call) -> None:
     )  # fmt: skip
 
 
-def _check_rank(call: Call, wanted: Role | None) -> None:
+def check_rank(call: Call, wanted: Role | None, present: Member | None) -> None:
     """An admin of a workspace touches neither owners nor admins, and makes nobody one. Raises: Denied."""
     if call.caller.hub_admin or call.role == Role.OWNER:
         return
     high = (Role.OWNER, Role.ADMIN)
-    present = _member(call)
     if wanted in high or (present is not None and present.role in high):
         raise Denied("Only an owner of {name} changes who is owner or admin of it.", name=call.space.name)
 
@@ -218,8 +228,8 @@ ROUTES = [
     Route("POST", "workspaces/{workspace}/archive", "Close it for new starts", Needs.OWNER, archive_workspace,
           answers=WorkspaceShown),
     Route("POST", "workspaces/{workspace}/leave", "Leave it", Needs.MEMBER, leave_workspace),
-    Route("GET", "workspaces/{workspace}/members", "List members, owners first", Needs.MEMBER, list_members,
-          answers=MemberShown, listing=True),
+    Route("GET", "workspaces/{workspace}/members", "List members by name", Needs.MEMBER, list_members,
+          answers=MemberShown, query=MembersAsked, listing=True),
     Route("GET", "workspaces/{workspace}/members/{user}", "Read a member", Needs.MEMBER, read_member,
           answers=MemberShown, etag=True),
     Route("PUT", "workspaces/{workspace}/members/{user}", "Add a member, or change role and status", Needs.MANAGER,
