@@ -63,6 +63,7 @@ class Needs(StrEnum):
     STARTER = "an owner, admin or member of the workspace"
     MANAGER = "an owner or admin of the workspace"
     OWNER = "an owner of the workspace"
+    DECIDER = "who may set the limit: an admin of the hub; inside a workspace also its owners and admins"
     HUB_ADMIN = "an admin of the hub"
 
 
@@ -155,6 +156,8 @@ class Route:
     etag: bool = False
     """The answer has an ETag, and an edit heeds If-Match: `shows` reads what is to be edited."""
     shows: Callable[[Call], Any] | None = None
+    volatile: frozenset[str] = frozenset()
+    """Names in the answer that change by themselves: they are no part of the ETag, and none answers 304."""
 
     @property
     def changes(self) -> bool:
@@ -237,7 +240,8 @@ class Api(Handler):
         if isinstance(text, Later):
             value = await text.act()
             text = json.dumps(value, ensure_ascii=False) if value is not None else ""
-        if tag and self.request.headers.get("If-None-Match") == tag and not route.changes:
+        unchanged = tag and self.request.headers.get("If-None-Match") == tag and not route.volatile
+        if unchanged and not route.changes:
             self.set_header("ETag", tag)
             self.set_status(304)
             self.finish()
@@ -300,7 +304,7 @@ class Api(Handler):
             if said is not None:
                 return said.status, said.body, ""
         if route.changes and route.shows is not None:
-            self._check_unchanged(route, call)
+            check_unchanged(route, call, self.request.headers.get("If-Match"))
         value = route.work(call)
         if isinstance(value, Later):
             return route.status, value, ""
@@ -311,7 +315,7 @@ class Api(Handler):
                 session, owner=call.actor.name, key=key, request=self._fingerprint(), status=status, body=text,
                 now=call.now,
             )  # fmt: skip
-        return status, text, tag_of(text) if route.etag else ""
+        return status, text, tag_of(text, route.volatile) if route.etag else ""
 
     def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
         said = idempotency.find(call.session, owner=call.actor.name, key=key)
@@ -323,17 +327,17 @@ class Api(Handler):
         text = f"{self.request.method} {self.request.path}\0".encode() + self.request.body
         return hashlib.sha256(text).hexdigest()
 
-    def _check_unchanged(self, route: Route, call: Call) -> None:
-        """What is edited is still what the caller saw; it stays so until the transaction ends.
 
-        Raises: Changed.
-        """
-        wanted = self.request.headers.get("If-Match")
-        if wanted is None or route.shows is None:
-            return
-        now = tag_of(write(route, route.shows(replace(call, locked=True))))
-        if wanted != "*" and now not in [one.strip() for one in wanted.split(",")]:
-            raise Changed
+def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
+    """What is edited is still what the caller saw, by its ETags; it stays so until the transaction ends.
+
+    Raises: Changed.
+    """
+    if seen is None or route.shows is None:
+        return
+    now = tag_of(write(route, route.shows(replace(call, locked=True))), route.volatile)
+    if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
+        raise Changed
 
 
 def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, str], query: Any, body: Any) -> Call:
@@ -436,8 +440,10 @@ def write(route: Route, value: Any) -> str:
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
-def tag_of(text: str) -> str:
-    """A strong ETag (RFC 9110) of an answer."""
+def tag_of(text: str, volatile: frozenset[str] = frozenset()) -> str:
+    """A strong ETag (RFC 9110) of an answer, of what in it does not change by itself."""
+    if volatile:
+        text = json.dumps({name: value for name, value in json.loads(text).items() if name not in volatile})
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 

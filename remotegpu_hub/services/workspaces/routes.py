@@ -1,5 +1,14 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import keys, limits, machines, runs, spaces, trail
+from . import budgets, keys, limits, machines, requests, runs, spaces, trail
 
-ROUTES = [*spaces.ROUTES, *limits.ROUTES, *runs.ROUTES, *keys.ROUTES, *machines.ROUTES, *trail.ROUTES]
+ROUTES = [
+    *spaces.ROUTES,
+    *limits.ROUTES,
+    *requests.ROUTES,
+    *budgets.ROUTES,
+    *runs.ROUTES,
+    *keys.ROUTES,
+    *machines.ROUTES,
+    *trail.ROUTES,
+]
