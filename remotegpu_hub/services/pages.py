@@ -12,11 +12,12 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jupyterhub.utils import url_path_join
 from markupsafe import Markup
+from sqlalchemy.orm import Session
 from tornado.web import HTTPError, StaticFileHandler, authenticated
 
 from .. import units, words
 from ..errors import RemoteGPUError
-from .api import Buckets, Route, call_of
+from .api import Buckets, Route, call_of, check_unchanged
 from .base import Request
 
 FOLDER: Final = Path(__file__).parent
@@ -154,13 +155,18 @@ class Page(Request):
             raise HTTPError(403, reason="This page is for users of the hub.")
         self.buckets.take(f"user:{self.current_user['name']}")
 
-    async def do(self, route: Route, path: dict[str, str], body: Any = None) -> Any:
-        """What the API's route does, as the reader of this page. Raises what the route raises."""
+    async def do(self, route: Route, path: dict[str, str], body: Any = None, *, seen: str | None = None) -> Any:
+        """What the API's route does, as the reader of this page, who saw what has the ETag `seen`. Raises what the
+        route raises."""
         if not route.scopes & set(self.current_user.get("scopes", ())):
             raise HTTPError(403)
-        result = await self.ask(
-            lambda session: route.work(call_of(self, session, route, path, None, body)), read_only=not route.changes
-        )
+
+        def work(session: Session) -> Any:
+            call = call_of(self, session, route, path, None, body)
+            check_unchanged(route, call, seen)
+            return route.work(call)
+
+        result = await self.ask(work, read_only=not route.changes)
         act = getattr(result, "act", None)
         return await act() if act else result
 

@@ -18,7 +18,7 @@ from ..api import handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
-from . import admin_pages, pages
+from . import admin_pages, limit_pages, pages, quota_pages, request_pages
 from .routes import ROUTES
 
 
@@ -153,6 +153,15 @@ def main() -> None:
     ]  # fmt: skip
     run(
         "remotegpu_hub.services.workspaces",
-        [*own, *handlers(ROUTES), *pages.ROUTES, *admin_pages.ROUTES, STATIC],
+        [
+            *own,
+            *handlers(ROUTES),
+            *pages.ROUTES,
+            *limit_pages.ROUTES,
+            *request_pages.ROUTES,
+            *quota_pages.ROUTES,
+            *admin_pages.ROUTES,
+            STATIC,
+        ],
         ticks,
     )
