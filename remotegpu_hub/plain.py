@@ -1,13 +1,14 @@
 """Rows as plain values for programs: the same in the command's `--json` and in the API."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from .domain import inventory
-from .orm import Allocation, Environment, Gpu, GpuStatus, Host
+from .domain import budgets, inventory
+from .orm import QUOTA_RESOURCES, Allocation, Environment, Gpu, GpuStatus, Host, QuotaRequest, Workspace
 from .units import iso
 
 
@@ -115,4 +116,46 @@ def _run(run: Allocation, stops_at: datetime | None, currency: str) -> dict[str,
         "started_at": iso(run.started_at),
         "seen_at": iso(run.seen_at),
         "stops_at": iso(stops_at),
+    }
+
+
+def budget(session: Session, workspace: Workspace, *, currency: str, now: datetime) -> dict[str, Any]:
+    """A budget for programs, with what of it is spent in the current month of the workspace's zone."""
+    status = budgets.status_of(session, workspace=workspace, now=now)
+    assert status is not None
+    return {
+        "workspace": workspace.name,
+        "month": status.month,
+        "amount_micros": status.amount,
+        "spent_micros": status.spent,
+        "currency": currency,
+        "warn_percent": status.warn_percent,
+        "action": status.action.value,
+    }
+
+
+def quota_request(row: QuotaRequest) -> dict[str, Any]:
+    """A request for programs; in `wanted` and `granted` null is what was not asked for, or not changed."""
+    return {
+        "id": row.id,
+        "scope": row.scope.value,
+        "workspace": row.workspace.name if row.workspace else None,
+        "user": row.asker.name,
+        "wanted": limits(row.wanted),
+        "reason": row.reason,
+        "needed_until": iso(row.needed_until),
+        "state": row.state.value,
+        "granted": None if row.granted is None else limits(row.granted),
+        "answer": row.answer,
+        "created_at": iso(row.created_at),
+        "decided_at": iso(row.decided_at),
+        "decided_by": row.decided_by,
+    }
+
+
+def limits(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits for programs, from how `quotas.describe` spells them: those of GPU models apart."""
+    return {
+        **{name: described.get(name) for name in QUOTA_RESOURCES},
+        "models": {name.removeprefix("gpu:"): value for name, value in described.items() if name.startswith("gpu:")},
     }

@@ -6,6 +6,7 @@ times seconds. Nothing here knows a table or a clock.
 
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal, localcontext
 from typing import Final, NewType
 from zoneinfo import ZoneInfo
 
@@ -127,3 +128,23 @@ def show_thousandths(value: int) -> str:
 def iso(moment: datetime | None) -> str | None:
     """An instant for programs: ISO 8601 in UTC, such as `2026-11-23T04:00:00Z`."""
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def exact(value: int, per: int) -> str:
+    """A count as a number of a larger unit, to the last digit: `exact(1536 * 2**20, GIB)` is `1.5`."""
+    with localcontext(prec=60):
+        text = f"{Decimal(value) / per:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def read_exact(text: str, per: int) -> int:
+    """Read what `exact` writes, without a float in between. Raises: Invalid, also for what is finer than is counted."""
+    if not re.fullmatch(r"\d{1,18}(\.\d{1,30})?", text.strip(), re.ASCII):
+        raise Invalid("{value} is not an amount: write a number such as 4 or 0.5.", value=text)
+    with localcontext(prec=60):
+        value = Decimal(text.strip()) * per
+    if value != int(value):
+        raise Invalid("{value} is finer than can be counted.", value=text)
+    if value >= UNLIMITED:
+        raise Invalid("{value} is too much: choose unlimited.", value=text)
+    return int(value)

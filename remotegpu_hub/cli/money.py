@@ -4,10 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 from traitlets import Bool
 
-from .. import words
+from .. import plain, words
 from ..domain import budgets, prices, workspaces
 from ..orm import Budget, BudgetAction, Price, Workspace
 from ..runtime import utcnow
@@ -42,21 +41,6 @@ def plain_price(price: Price, *, currency: str, in_force: bool) -> dict[str, Any
         "currency": currency,
         "effective_from": iso(price.effective_from),
         "in_force": in_force,
-    }
-
-
-def plain_budget(session: Session, workspace: Workspace, *, currency: str, now: datetime) -> dict[str, Any]:
-    """A budget for programs, with what of it is spent in the current month of the workspace's zone."""
-    status = budgets.status_of(session, workspace=workspace, now=now)
-    assert status is not None
-    return {
-        "workspace": workspace.name,
-        "month": status.month,
-        "amount_micros": status.amount,
-        "spent_micros": status.spent,
-        "currency": currency,
-        "warn_percent": status.warn_percent,
-        "action": status.action.value,
     }
 
 
@@ -134,7 +118,7 @@ class BudgetsList(Command):
             found = session.scalars(
                 select(Workspace).join(Budget, Budget.workspace_id == Workspace.id).order_by(Workspace.name)
             )
-            rows = [plain_budget(session, one, currency=currency, now=now) for one in found]
+            rows = [plain.budget(session, one, currency=currency, now=now) for one in found]
         self.show_rows("budgets", rows, BUDGET_COLUMNS, empty="There are no budgets: nothing limits what is spent.")
 
 
@@ -161,7 +145,7 @@ class BudgetsSet(Command):
                 session, workspace=workspace, amount=parse_money(self.need(1)), actor=self.actor, now=now,
                 warn_percent=warn, action=action or action_before,
             )  # fmt: skip
-            row = plain_budget(session, workspace, currency=prices.currency(session), now=now)
+            row = plain.budget(session, workspace, currency=prices.currency(session), now=now)
         shown = words.money(row["amount_micros"], row["currency"], "en")
         self.show_one("budget", row, f"{row['workspace']} may spend {shown} a month.")
 

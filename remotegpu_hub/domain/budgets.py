@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ..errors import BudgetExceeded, Invalid
+from ..errors import BudgetExceeded, Invalid, NotFound
 from ..orm import Budget, BudgetAction, Workspace
 from ..units import Money, month_bounds, month_of
 from . import quotas
@@ -105,3 +105,15 @@ def put(
     record(session, actor=actor, action="budget.put", entity="workspace", entity_id=workspace.id, now=now,
            before=before, after=wanted)  # fmt: skip
     return session.get_one(Budget, workspace.id)
+
+
+def remove(session: Session, *, workspace: Workspace, actor: Actor, now: datetime) -> None:
+    """Take a workspace's budget away: nothing limits what it spends. Raises: NotFound where there is none."""
+    budget = session.get(Budget, workspace.id)
+    if budget is None:
+        raise NotFound("The budget")
+    before = {name: getattr(budget, name) for name in ("amount", "warn_percent", "action")}
+    session.delete(budget)
+    session.flush()
+    record(session, actor=actor, action="budget.remove", entity="workspace", entity_id=workspace.id, now=now,
+           before=before)  # fmt: skip

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from ..errors import NotFound
 from ..observed import HubUser
-from ..orm import DELETED, Environment, EnvironmentState, User
+from ..orm import DELETED, Environment, EnvironmentState, QuotaRequest, RequestState, User
 from .audit import SYSTEM, record
 
 _users = table("users", column("id"), column("name"), column("created"), column("admin"))
@@ -92,12 +92,17 @@ def _insert(session: Session, hub_user: HubUser, now: datetime) -> User:
 
 
 def retire(session: Session, *, user: User, now: datetime) -> None:
-    """Mark a user whom the hub no longer has; the environments go with it, the ledger stays."""
+    """Mark a user whom the hub no longer has; environments and open requests go with it, the ledger stays."""
     user.deleted_at = now
     session.execute(
         update(Environment)
         .where(Environment.user_id == user.id, Environment.state != DELETED)
         .values(state=EnvironmentState.DELETED, deleted_at=now)
+    )
+    session.execute(
+        update(QuotaRequest)
+        .where(QuotaRequest.asker_id == user.id, QuotaRequest.state == RequestState.OPEN)
+        .values(state=RequestState.WITHDRAWN, decided_at=now, decided_by=SYSTEM.name)
     )
     session.flush()
     record(session, actor=SYSTEM, action="user.deleted", entity="user", entity_id=user.id, now=now, name=user.name)

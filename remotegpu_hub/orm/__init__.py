@@ -20,6 +20,7 @@ from .people import (
     WorkspaceKind,
     WorkspaceStatus,
 )
+from .requests import QuotaRequest, RequestState
 from .triggers import APPEND_ONLY
 from .work import (
     DELETED,
@@ -76,8 +77,10 @@ __all__ = [
     "Price",
     "Quota",
     "QuotaModel",
+    "QuotaRequest",
     "QuotaScope",
     "RecordKind",
+    "RequestState",
     "Role",
     "SshKey",
     "SubjectKind",

@@ -64,6 +64,7 @@ class Needs(StrEnum):
     STARTER = "an owner, admin or member of the workspace"
     MANAGER = "an owner or admin of the workspace"
     OWNER = "an owner of the workspace"
+    DECIDER = "who may set the limit: an admin of the hub; inside a workspace also its owners and admins"
     HUB_ADMIN = "an admin of the hub"
 
 
@@ -171,6 +172,8 @@ class Route:
     etag: bool = False
     """The answer has an ETag, and an edit heeds If-Match: `shows` reads what is to be edited."""
     shows: Callable[[Call], Any] | None = None
+    volatile: frozenset[str] = frozenset()
+    """Names in the answer that change by themselves: they are no part of the ETag, and none answers 304."""
 
     @property
     def changes(self) -> bool:
@@ -261,7 +264,8 @@ class Api(Handler):
         if isinstance(text, Later):
             value = await text.act()
             text = json.dumps(value, ensure_ascii=False) if value is not None else ""
-        if tag and self.request.headers.get("If-None-Match") == tag and not route.changes:
+        unchanged = tag and self.request.headers.get("If-None-Match") == tag and not route.volatile
+        if unchanged and not route.changes:
             self.set_header("ETag", tag)
             self.set_status(304)
             self.finish()
@@ -335,7 +339,7 @@ class Api(Handler):
                 session, owner=call.actor.name, key=key, request=self._fingerprint(), status=status, body=text,
                 now=call.now,
             )  # fmt: skip
-        return status, text, tag_of(text) if route.etag else ""
+        return status, text, tag_of(text, route.volatile) if route.etag else ""
 
     def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
         said = idempotency.find(call.session, owner=call.actor.name, key=key)
@@ -355,7 +359,7 @@ def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
     """
     if seen is None or route.shows is None:
         return
-    now = tag_of(write(route, route.shows(replace(call, locked=True))))
+    now = tag_of(write(route, route.shows(replace(call, locked=True))), route.volatile)
     if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
         raise Changed
 
@@ -460,8 +464,10 @@ def write(route: Route, value: Any) -> str:
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
-def tag_of(text: str) -> str:
-    """A strong ETag (RFC 9110) of an answer."""
+def tag_of(text: str, volatile: frozenset[str] = frozenset()) -> str:
+    """A strong ETag (RFC 9110) of an answer, of what in it does not change by itself."""
+    if volatile:
+        text = json.dumps({name: value for name, value in json.loads(text).items() if name not in volatile})
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 

@@ -77,7 +77,7 @@ def _operation(route: Route, references: dict[type[BaseModel], Any]) -> dict[str
         content = {"text/plain": {"schema": {"type": "string"}}}
     status = str(route.status if route.answers or route.streams else 204)
     answers[status] = {"description": "Done.", **({"content": content} if content else {})}
-    if route.etag and not route.changes:
+    if route.etag and not route.changes and not route.volatile:
         answers["304"] = {"description": "It is still what If-None-Match names."}
     operation: dict[str, Any] = {
         "operationId": route.operation,

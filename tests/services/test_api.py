@@ -23,15 +23,17 @@ from sqlalchemy import delete, select
 
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import invitations, keys, quotas, users, workspaces
+from remotegpu_hub.domain import budgets, invitations, keys, quotas, users, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     AuditEntry,
+    BudgetAction,
     EndReason,
     Environment,
     Gpu,
     Host,
     HostStatus,
+    QuotaRequest,
     QuotaScope,
     Role,
     SshKey,
@@ -41,6 +43,7 @@ from remotegpu_hub.orm import (
 from remotegpu_hub.services import api
 from remotegpu_hub.services.api import Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
+from remotegpu_hub.units import MICROS, Money
 from tests.gpu_hubs import GpuHub
 from tests.worlds import ADMIN
 
@@ -84,6 +87,18 @@ TABLE: dict[str, frozenset[str]] = {
     "edit_user_quota": HUB,
     "read_default_quota": HUB,
     "edit_default_quota": HUB,
+    "list_quota_requests": EVERYBODY,
+    "create_quota_request": EVERYBODY,
+    "list_all_quota_requests": HUB,
+    "list_quota_requests_of_workspace": MANAGERS,
+    "read_quota_request": MANAGERS | {"member"},
+    "approve_quota_request": MANAGERS,
+    "refuse_quota_request": MANAGERS,
+    "withdraw_quota_request": frozenset({"member"}),
+    "list_budgets": HUB,
+    "read_budget": MEMBERS,
+    "put_budget": HUB,
+    "remove_budget": HUB,
     "list_environments": EVERYBODY,
     "list_all_environments": HUB,
     "list_environments_of_workspace": MEMBERS,
@@ -113,8 +128,8 @@ TABLE: dict[str, frozenset[str]] = {
     "list_access": MEMBERS,
     "read_logs": MANAGERS | {"member"},
 }
-"""Who may do what in `lab`, to the environment and the key of its member carol, and to the member zoe. The stranger is
-invited to `lab` as an admin, which gives no right but to answer."""
+"""Who may do what in `lab`: to the environment, the key and the request (for more inside it) of its member carol, and
+to the member zoe. The stranger is invited to `lab` as an admin, which gives no right but to answer."""
 EXAMPLES = 5
 """For each route and role."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
@@ -131,6 +146,15 @@ BODIES: dict[str, Any] = {
     "edit_user_quota": {},
     "edit_default_quota": {},
     "create_environment": {"name": "made by a test", "workspace": "lab"},
+    "create_quota_request": {
+        "scope": "workspace",
+        "workspace": "~{user}",
+        "limits": {"cpu_millis": 2000},
+        "reason": "x",
+    },
+    "approve_quota_request": {},
+    "refuse_quota_request": {"answer": "x"},
+    "put_budget": {"amount_micros": 1},
     "add_key": {"public_key": KEY},
     "edit_host": {"status": "online"},
     "edit_gpu": {"status": "available"},
@@ -159,13 +183,16 @@ class Desk:
 
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
-        number = self.key if route.path.startswith("ssh-keys") else self.environment
         user = "eve" if "invitations" in route.path else "zoe"
+        number = {"ssh-keys": self.key, "quota-requests": self.request}.get(route.path.split("/")[0], self.environment)
         path = route.path.format(
             workspace=workspace, user=user, id=number, level="user", host=self.host, uuid=self.gpu
         )  # fmt: skip
         if route.body is not None:
-            given.setdefault("json", BODIES[route.operation])
+            body = dict(BODIES[route.operation])
+            if "workspace" in body:
+                body["workspace"] = body["workspace"].format(user=CALLERS[role])
+            given.setdefault("json", body)
         return self.ask(role, route.method, path, **given)
 
     def restore(self, *, without_key: bool = False) -> None:
@@ -180,6 +207,17 @@ class Desk:
             carol = users.by_name(session, name="carol")
             if not without_key:
                 self.key = keys.add(session, user=carol, text=KEY, actor=ADMIN, now=hub.world.now).id
+            session.execute(delete(QuotaRequest))
+            request = QuotaRequest(
+                scope=QuotaScope.MEMBER, asker_id=carol.id, workspace_id=lab.id, wanted={"gpu_hours": 1}, reason="x",
+                created_at=hub.world.now,
+            )  # fmt: skip
+            session.add(request)
+            session.flush()
+            self.request = request.id
+            budgets.put(
+                session, workspace=lab, amount=Money(MICROS), action=BudgetAction.WARN, actor=ADMIN, now=hub.world.now
+            )
         put_members(hub, zoe="member")
         with begin(hub.engine) as session:
             lab, eve = workspaces.by_name(session, name="lab"), users.by_name(session, name="eve")
@@ -223,6 +261,7 @@ def test_each_route_lets_in_exactly_those_whom_the_table_names(desk: Desk, route
         to_themselves = ("remove_key", "leave_workspace", "accept_invitation", "decline_invitation")
         hidden = (hidden and allowed != HUB) or route.operation in to_themselves
         hidden = hidden or (route.operation == "create_environment" and role != "viewer")  # no workspace of theirs
+        hidden = hidden or (role in ("viewer", "stranger") and "quota-requests/{id}" in route.path)
         assert answer.status_code == (404 if hidden else 403), f"{role}: {answer.status_code} {answer.text}"
         assert set(answer.json()["error"]) == {"code", "message", "facts", "request_id"}
 
@@ -537,6 +576,52 @@ def test_a_host_goes_into_maintenance_and_back(desk: Desk):
     assert desk.ask("hub admin", "PATCH", path, json={"status": "maintenance"}).json()["status"] == "maintenance"
     assert desk.hub.world.read(select(Host.status)) == [HostStatus.MAINTENANCE]
     assert desk.ask("hub admin", "PATCH", path, json={"status": "online"}).json()["status"] == "online"
+
+
+def test_a_budget_is_set_read_by_members_and_taken_away_and_its_tag_is_not_of_what_is_spent(desk: Desk):
+    path = "workspaces/lab/budget"
+    put = lambda body, **given: desk.ask("hub admin", "PUT", path, json=body, **given)  # noqa: E731
+    first = put({"amount_micros": 5_500_000, "warn_percent": 70, "action": "warn"})
+    assert {**first.json(), "month": "", "spent_micros": 0, "currency": ""} == {
+        "workspace": "lab", "month": "", "amount_micros": 5_500_000, "spent_micros": 0, "currency": "",
+        "warn_percent": 70, "action": "warn",
+    }  # fmt: skip
+    seen = {"If-Match": desk.ask("viewer", "GET", path).headers["ETag"]}
+    again = desk.ask("viewer", "GET", path, headers={"If-None-Match": seen["If-Match"]})
+    assert again.status_code == 200, "what is spent may be another"
+    assert put({"amount_micros": 6_000_000}, headers=seen).is_success
+    assert put({"amount_micros": 7_000_000}, headers=seen).status_code == 412
+    assert desk.ask("hub admin", "DELETE", path, headers=seen).status_code == 412
+    assert "lab" in {one["workspace"] for one in desk.ask("hub admin", "GET", "budgets?limit=200").json()["items"]}
+    assert desk.ask("hub admin", "DELETE", path).json()["amount_micros"] == 6_000_000
+    assert desk.ask("owner", "GET", path).status_code == 404
+
+
+def test_a_request_is_seen_by_who_decides_and_its_answer_by_who_asked(desk: Desk):
+    nasty = "<script>alert(1)</script> 训练"
+    wish = {"scope": "workspace", "workspace": "~dave", "limits": {"cpu_millis": 4000, "models": {}}, "reason": nasty}
+    made = desk.ask("viewer", "POST", "quota-requests", json=wish, headers={"Idempotency-Key": "wish"})
+    assert made.status_code == 201, made.text
+    assert (
+        desk.ask("viewer", "POST", "quota-requests", json=wish, headers={"Idempotency-Key": "wish"}).text == made.text
+    )
+    path = f"quota-requests/{made.json()['id']}"
+    waiting = desk.ask("hub admin", "GET", "all-quota-requests?state=open&scope=workspace").json()["items"]
+    assert [one["reason"] for one in waiting] == [nasty]
+    for role in ("owner", "member", "stranger"):
+        assert desk.ask(role, "GET", path).status_code == desk.ask(role, "POST", f"{path}/withdraw").status_code == 404
+    assert desk.ask("viewer", "POST", f"{path}/approve", json={}).status_code == 403
+    done = desk.ask("hub admin", "POST", f"{path}/approve", json={"limits": {"cpu_millis": 3000}, "answer": nasty})
+    assert done.json()["granted"]["cpu_millis"] == 3000
+    told = desk.ask("hub admin", "POST", f"{path}/refuse", json={"answer": "x"})
+    assert (told.status_code, told.json()["error"]["message"]) == (409, "admin has approved this request already.")
+    mine = desk.ask("viewer", "GET", "quota-requests").json()["items"]
+    assert [(one["state"], one["answer"], one["decided_by"]) for one in mine] == [("approved", nasty, "admin")]
+    foreign = desk.ask("viewer", "POST", "quota-requests", json={**wish, "workspace": "secret"})
+    unknown = desk.ask("viewer", "POST", "quota-requests", json={**wish, "workspace": "nothing-of-the-kind"})
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.json()["error"]["message"] == unknown.json()["error"]["message"]
+    desk.ask("hub admin", "PATCH", "workspaces/~dave/quota", json={"cpu_millis": 1000})
 
 
 def test_the_description_tells_of_every_route(desk: Desk):

@@ -10,6 +10,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, selectinload
 
 from ... import plain
+from ...domain import requests
 from ...errors import RemoteGPUError
 from ...orm import (
     ENDED,
@@ -194,11 +195,12 @@ async def show_map(page: Page, error: RemoteGPUError | None = None) -> None:
     names = ("search", "model", "after", "focus")
     query = {name: page.get_query_argument(name, "")[:100].replace("\0", "") for name in names}
 
-    def work(session: Session) -> tuple[Map, list[str]]:
+    def work(session: Session) -> tuple[Map, list[str], int]:
         found: Map = MAP.work(call_of(page, session, MAP, {}, query, None))
-        return found, list(session.scalars(select(HostModel.model).distinct().order_by(HostModel.model)))
+        models = list(session.scalars(select(HostModel.model).distinct().order_by(HostModel.model)))
+        return found, models, requests.count_open(session)
 
-    found, models = await page.ask(work)
+    found, models, waiting = await page.ask(work)
 
     def link(**changed: str) -> str:
         kept = {name: value for name, value in {**query, **changed}.items() if value}
@@ -207,6 +209,7 @@ async def show_map(page: Page, error: RemoteGPUError | None = None) -> None:
     page.show(
         "gpus.html", view, title=view.say("Hosts and GPUs"), here="gpus", found=found, query=query, models=models,
         link=link, error=error, now=utcnow(), Status=HostStatus, GpuStatus=GpuStatus,
+        open_requests=waiting,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictInt
 from sqlalchemy import select
 
+from ... import plain
 from ...domain import quotas, users, workspaces
 from ...errors import NotFound
 from ...orm import QUOTA_RESOURCES, Quota, QuotaScope, User, Workspace
@@ -47,13 +48,12 @@ class QuotasAsked(Paging):
 
 def shown(quota: Quota | None, scope: QuotaScope, workspace: Workspace | None, user: User | None) -> dict[str, Any]:
     """A quota, also one that nobody has set: then everything in it inherits."""
-    described = quotas.describe(quota) if quota is not None else dict.fromkeys(QUOTA_RESOURCES)
+    described = quotas.describe(quota) if quota is not None else {}
     return {
         "scope": scope,
         "workspace": workspace.name if workspace else None,
         "user": user.name if user else None,
-        **{name: described[name] for name in QUOTA_RESOURCES},
-        "models": {name.removeprefix("gpu:"): value for name, value in described.items() if name.startswith("gpu:")},
+        **plain.limits(described),
     }
 
 

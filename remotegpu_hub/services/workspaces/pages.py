@@ -1,4 +1,4 @@
-"""Pages for everybody: my environments, a new one, my limits, my SSH keys."""
+"""Pages for everybody: my environments, a new one, my SSH keys."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -199,29 +199,6 @@ class NewEnvironment(Page):
         self.redirect(f"{self.hub_prefix}spawn/{who}/{server}?{urlencode({'name': name})}", status=303)
 
 
-class MyLimits(Page):
-    """The reader's own limits and, in each workspace, what is left of the workspace's and of theirs inside it."""
-
-    async def get(self) -> None:
-        view = View(self.language)
-
-        def work(session: Session) -> list[tuple[str, list[Bar]]]:
-            user, now = self.caller(session), utcnow()
-            own = [(view.say("You, everywhere"), _bars(view, _own_level(session, user, now)))]
-            for member in workspaces.of_user(session, user=user):
-                space = member.workspace
-                found = quotas.levels(
-                    session, user_id=user.id, workspace_id=space.id, time_zone=space.time_zone, now=now
-                )
-                own.append((space.display_name, _bars(view, found["workspace"])))
-                inside = _bars(view, found["member"], only_limited=True)
-                if inside:
-                    own.append((view.say("You, in {workspace}", workspace=space.display_name), inside))
-            return own
-
-        self.show("limits.html", view, title=view.say("My limits"), here="limits", levels=await self.ask(work))
-
-
 def _bars(view: View, level: Any, *, only_limited: bool = False) -> list[Bar]:
     named = {
         "gpu_millis": ("gpus", view.say("GPUs")), "cpu_millis": ("cpu", view.say("Cores")),
@@ -271,7 +248,6 @@ ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
     (r"", MyEnvironments, {}),
     (r"new", NewEnvironment, {}),
     (r"environments/(?P<id>[0-9]+)/(?P<verb>start|stop|restart|delete)", ChangeEnvironment, {}),
-    (r"limits", MyLimits, {}),
     (r"keys", MyKeys, {}),
     (r"keys/(?P<id>[0-9]+)/remove", MyKeys, {}),
 ]

@@ -1,6 +1,6 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import invitations, keys, limits, machines, making, people, runs, spaces, trail, usage, ways
+from . import budgets, invitations, keys, limits, machines, making, people, requests, runs, spaces, trail, usage, ways
 
 ROUTES = [
     *people.ROUTES,
@@ -8,6 +8,8 @@ ROUTES = [
     *invitations.ROUTES,
     *usage.ROUTES,
     *limits.ROUTES,
+    *requests.ROUTES,
+    *budgets.ROUTES,
     *runs.ROUTES,
     *making.ROUTES,
     *ways.ROUTES,

@@ -14,7 +14,18 @@ from ..api import handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
-from . import admin_pages, environment_page, member_pages, pages, space_pages, try_page, work_pages
+from . import (
+    admin_pages,
+    environment_page,
+    limit_pages,
+    member_pages,
+    pages,
+    quota_pages,
+    request_pages,
+    space_pages,
+    try_page,
+    work_pages,
+)
 from . import site as sites
 from .routes import ROUTES
 
@@ -94,6 +105,9 @@ def main() -> None:
             *space_pages.ROUTES,
             *member_pages.ROUTES,
             *work_pages.ROUTES,
+            *limit_pages.ROUTES,
+            *request_pages.ROUTES,
+            *quota_pages.ROUTES,
             *admin_pages.ROUTES,
             STATIC,
         ],
