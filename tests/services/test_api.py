@@ -347,9 +347,9 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
     "path",
     [
         "workspaces?limit=0", "workspaces?limit=201", "workspaces?limit=x", "workspaces?sort=owner", "audit?limit=1&limit=2",
-        "audit?cursor=x", "audit?cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
+        "audit?cursor=x", "audit?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
-        "workspaces?search=%00", f"audit?cursor={api._cursor('-id', [2**70])}",
+        "workspaces?search=%00", f"audit?sort=-id&cursor={api._cursor('-id', [2**70])}",
     ],
 )  # fmt: skip
 def test_a_bad_query_is_a_clear_400(desk: Desk, path: str):
