@@ -9,10 +9,11 @@ import httpx
 import pytest
 from sqlalchemy import Engine, event, insert
 
+from remotegpu_hub import words
 from remotegpu_hub.db import begin, open_engine
 from remotegpu_hub.domain import users, workspaces
 from remotegpu_hub.errors import Invalid
-from remotegpu_hub.orm import AuditEntry
+from remotegpu_hub.orm import AuditEntry, EndReason
 from remotegpu_hub.services.api import Call
 from remotegpu_hub.services.pages import View
 from remotegpu_hub.services.workspaces import audit_pages, entries, trail
@@ -139,3 +140,10 @@ def test_an_admin_reads_filters_and_downloads_and_nobody_else_does(hub: GpuHub):
     for path in ("admin/audit", "admin/audit.csv"):
         refused = see(hub, "alice", path)
         assert (refused.status_code, "Only an admin of the hub may do that." in refused.text) == (403, True)
+
+
+def test_every_label_of_an_entry_is_known_in_chinese():
+    said = [*entries.ACTIONS.values(), *entries.KINDS.values(), *entries.REASONS.values()]
+    said += [label for label, _ in entries.FIELDS.values()]
+    assert [text for text in said if text not in words._catalogue()] == []
+    assert {reason.value for reason in EndReason} == set(entries.REASONS)

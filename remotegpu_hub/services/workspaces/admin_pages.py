@@ -137,14 +137,14 @@ def _squares(session: Session, hosts: Sequence[Host]) -> dict[int, list[Square]]
             continue
         its_runs = tuple(runs_of[number] for number in dict.fromkeys(held) if number in runs_of)
         host, slots = by_id[gpu.host_id], len(holders[gpu.id])
-        kind = _kind(gpu.status, gpu.missing, gpu.foreign, host.status, held=len(held), slots=slots)
+        kind = kind_of(gpu.status, gpu.missing, gpu.foreign, host.status, held=len(held), slots=slots)
         found[gpu.host_id].append(
             Square(gpu, kind, plain.condition(gpu), len(held), slots, its_runs)
         )  # fmt: skip
     return found
 
 
-def _kind(status: GpuStatus, missing: bool, foreign: bool, host: HostStatus, *, held: int, slots: int) -> str:
+def kind_of(status: GpuStatus, missing: bool, foreign: bool, host: HostStatus, *, held: int, slots: int) -> str:
     """One of the kinds of `Square`: what keeps a GPU from being given out comes first."""
     if missing or status == GpuStatus.ERROR:
         return "bad"
@@ -176,7 +176,7 @@ def _totals(session: Session) -> Totals:
     counted: Counter[str] = Counter()
     for number, status, missing, foreign, host in session.execute(select(*columns).join(Host, Host.id == Gpu.host_id)):
         if not missing or number in held:
-            counted[_kind(status, missing, foreign, host, held=number in held, slots=1)] += 1
+            counted[kind_of(status, missing, foreign, host, held=number in held, slots=1)] += 1
     return Totals(counted["held"], counted.total(), counted["free"], counted["bad"], counted["off"])
 
 

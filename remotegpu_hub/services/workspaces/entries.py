@@ -65,35 +65,67 @@ KINDS: Final[dict[str, str]] = {
     "volume": "Volume",
     "workspace": "Workspace",
 }
+REASONS: Final[dict[str, str]] = {
+    "user": "its user stopped it",
+    "admin": "an admin stopped it",
+    "exited": "it ended by itself",
+    "failed": "it failed",
+    "timeout": "it did not answer in time",
+    "ghost": "its start was given up",
+    "orphan": "the hub had lost it",
+    "idle": "it was idle",
+    "budget": "the budget was spent",
+    "quota": "a limit was reached",
+    "evicted": "the cluster evicted it",
+    "oom_killed": "it ran out of memory",
+    "node_lost": "its host was lost",
+    "pod_deleted": "its pod was deleted",
+    "image_pull_failed": "its image could not be pulled",
+    "unschedulable": "the cluster had no room for it",
+}
+"""Why a run ended, by `orm.EndReason`."""
 FIELDS: Final[dict[str, tuple[str, str]]] = {
+    "action": ("When it is spent", "term"),
     "amount": ("Budget a month", "money"),
     "budget": ("Budget a month", "money"),
     "cpu_millis": ("Cores", "cpu"),
     "display_name": ("Display name", ""),
     "effective_from": ("From", "moment"),
     "ended_at": ("Ended at", "moment"),
+    "digest": ("Digest", ""),
     "environment": ("Environment", ""),
     "environments": ("Running environments", "environments"),
+    "fault": ("What was wrong", "term"),
     "gpu_hours": ("GPU hours a month", ""),
     "gpu_millis": ("GPUs", "gpus"),
     "gpu_model": ("Model", ""),
     "gpu_slots": ("GPUs", ""),
     "host": ("Host", ""),
+    "grace_seconds": ("Time to end", "seconds"),
+    "mark": ("Process or pod", ""),
     "memory_bytes": ("Main memory", "memory"),
+    "message": ("Message", "sentence"),
     "name": ("Name", ""),
     "owner": ("Owner", ""),
-    "reason": ("Why", "term"),
+    "policy": ("Placement", ""),
+    "reason": ("Why", "reason"),
+    "reasons": ("Why", ""),
+    "reference": ("Reference", ""),
     "resource": ("Resource", ""),
     "role": ("Role", "term"),
+    "runs": ("Runs", ""),
     "scope": ("Level", "term"),
+    "server_name": ("Server", ""),
     "size_bytes": ("Size", "memory"),
     "status": ("Status", "term"),
     "storage_bytes": ("Storage", "memory"),
     "time_zone": ("Time zone", ""),
     "unit_price": ("Unit price", "money"),
     "user": ("User", ""),
+    "uuid": ("UUID", ""),
     "visibility": ("Who may use it", "term"),
     "wanted": ("Wanted", ""),
+    "warn_percent": ("Warning at", "percent"),
     "workspace": ("Workspace", ""),
 }
 """How a value of the detail is called, and how it is written."""
@@ -123,13 +155,17 @@ class Told:
 def tell(session: Session, view: View, entries: Sequence[AuditEntry]) -> list[Told]:
     """Say a page of entries: one more statement for each kind of thing in it."""
     names = _names(session, entries)
-    return [
-        Told(
-            one, view.say(ACTIONS.get(one.action, one.action)), view.say(KINDS.get(one.entity, one.entity)),
-            names.get((one.entity, one.entity_id or 0)) or str(one.entity_id or ""), _lines(view, one.detail),
-        )
-        for one in entries
-    ]  # fmt: skip
+    told = []
+    for one in entries:
+        thing = names.get((one.entity, one.entity_id or 0)) or str(one.entity_id or "")
+        what, kind = view.say(ACTIONS.get(one.action, one.action)), view.say(KINDS.get(one.entity, one.entity))
+        told.append(Told(one, what, kind, thing, _lines(view, one, thing)))
+    return told
+
+
+def why(view: View, reason: str) -> str:
+    """Why a run ended, in words."""
+    return view.say(REASONS.get(reason, reason))
 
 
 _NAMES: Final[dict[str, Any]] = {
@@ -183,14 +219,16 @@ def _names(session: Session, entries: Sequence[AuditEntry]) -> dict[tuple[str, i
     return found
 
 
-def _lines(view: View, detail: dict[str, Any]) -> list[Line]:
+def _lines(view: View, entry: AuditEntry, thing: str) -> list[Line]:
+    detail = entry.detail
     before, after = detail.get("before") or {}, detail.get("after") or {}
     lines = [
         Line(_label(view, name), _value(view, name, before.get(name)), _value(view, name, after.get(name)), True)
         for name in dict.fromkeys((*after, *before))
         if before.get(name) is not None or after.get(name) is not None
     ]
-    facts = {name: value for name, value in detail.items() if name not in ("before", "after")}
+    told = {"before", "after"} | ({"environment"} if entry.entity == "allocation" else set())
+    facts = {name: value for name, value in detail.items() if name not in told and value != thing}
     lines += [
         Line(_label(view, name), None, _value(view, name, value), False)
         for name, value in facts.items()
@@ -214,6 +252,14 @@ def _value(view: View, name: str, value: Any) -> Any:
         return view.money(value)
     if isinstance(value, int) and kind in ("cpu", "gpus", "memory"):
         return view.quantity(kind, value)
+    if isinstance(value, int) and kind == "seconds":
+        return view.duration(value)
+    if isinstance(value, int) and kind == "percent":
+        return f"{value} %"
+    if isinstance(value, str) and kind == "reason":
+        return why(view, value)
+    if isinstance(value, str) and kind == "sentence":
+        return view.stored(value)
     if isinstance(value, str) and kind == "moment":
         return _moment(view, value)
     if value == "unlimited" or (isinstance(value, str) and kind == "term"):

@@ -18,7 +18,7 @@ from ..api import handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
-from . import admin_pages, audit_pages, pages
+from . import admin, pages
 from .routes import ROUTES
 
 
@@ -153,6 +153,6 @@ def main() -> None:
     ]  # fmt: skip
     run(
         "remotegpu_hub.services.workspaces",
-        [*own, *handlers(ROUTES), *pages.ROUTES, *admin_pages.ROUTES, *audit_pages.ROUTES, STATIC],
+        [*own, *handlers(ROUTES), *pages.ROUTES, *admin.ROUTES, STATIC],
         ticks,
     )

@@ -1,0 +1,11 @@
+"""All pages for admins of the hub."""
+
+from typing import Any
+
+from . import admin_pages, audit_pages, overview_pages
+
+ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
+    *overview_pages.ROUTES,
+    *admin_pages.ROUTES,
+    *audit_pages.ROUTES,
+]
