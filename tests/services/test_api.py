@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import keys, quotas, users, workspaces
@@ -89,6 +89,8 @@ TABLE: dict[str, frozenset[str]] = {
     "list_hosts": HUB,
     "read_host": HUB,
     "edit_host": HUB,
+    "drain_host": HUB,
+    "list_environments_of_host": HUB,
     "list_gpus_of_host": HUB,
     "edit_gpu": HUB,
     "list_images": HUB,
@@ -111,6 +113,7 @@ BODIES: dict[str, Any] = {
     "edit_default_quota": {},
     "add_key": {"public_key": KEY},
     "edit_host": {"status": "online"},
+    "drain_host": {"grace_seconds": 3600},
     "edit_gpu": {"status": "available"},
 }
 
@@ -154,6 +157,7 @@ class Desk:
             if made is not None:
                 made.name = f"made-{made.id}"
             session.execute(delete(SshKey))
+            session.execute(update(Host).values(status=HostStatus.ONLINE))
             carol = users.by_name(session, name="carol")
             if not without_key:
                 self.key = keys.add(session, user=carol, text=KEY, actor=ADMIN, now=hub.world.now).id
@@ -413,6 +417,27 @@ def test_a_host_goes_into_maintenance_and_back(desk: Desk):
     assert desk.ask("hub admin", "PATCH", path, json={"status": "maintenance"}).json()["status"] == "maintenance"
     assert desk.hub.world.read(select(Host.status)) == [HostStatus.MAINTENANCE]
     assert desk.ask("hub admin", "PATCH", path, json={"status": "online"}).json()["status"] == "online"
+
+
+def test_a_drained_host_lets_its_users_know_and_back_to_work_spares_them(desk: Desk):
+    desk.hub.start_server("carol", {"workspace": "lab"}, server="carols")
+    path = f"hosts/{desk.host}"
+    try:
+        affected = desk.ask("hub admin", "GET", f"{path}/environments").json()["items"]
+        assert [(one["user"], one["server_name"]) for one in affected] == [("carol", "carols")]
+        for wrong in ({}, {"grace_seconds": -1}, {"grace_seconds": 10**9}):
+            assert desk.ask("hub admin", "POST", f"{path}/drain", json=wrong).status_code == 400
+        told = desk.ask("hub admin", "POST", f"{path}/drain", json={"grace_seconds": 3600}).json()
+        assert (told["host"], told["environments"]) == (desk.host, 1)
+        own = f"environments/{desk.environment}"
+        assert desk.ask("member", "GET", own).json()["run"]["stops_at"] == told["ends_at"]
+        desk.ask("hub admin", "PATCH", path, json={"status": "online"})
+        assert desk.ask("member", "GET", own).json()["run"]["stops_at"] is None
+        assert desk.ask("hub admin", "POST", "hosts/nothing/drain", json={"grace_seconds": 0}).status_code == 404
+        assert desk.ask("hub admin", "GET", "hosts/nothing/environments").status_code == 404
+    finally:
+        desk.ask("hub admin", "PATCH", path, json={"status": "online"})
+        desk.hub.stop_server("carol", "carols")
 
 
 def test_the_description_tells_of_every_route(desk: Desk):

@@ -82,6 +82,7 @@ REASONS: Final[dict[str, str]] = {
     "pod_deleted": "its pod was deleted",
     "image_pull_failed": "its image could not be pulled",
     "unschedulable": "the cluster had no room for it",
+    "drained": "its host was taken out of work",
 }
 """Why a run ended, by `orm.EndReason`."""
 FIELDS: Final[dict[str, tuple[str, str]]] = {
@@ -114,6 +115,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "resource": ("Resource", ""),
     "role": ("Role", "term"),
     "runs": ("Runs", ""),
+    "spared": ("Runs that go on", ""),
     "scope": ("Level", "term"),
     "server_name": ("Server", ""),
     "size_bytes": ("Size", "memory"),

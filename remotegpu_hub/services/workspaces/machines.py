@@ -1,6 +1,6 @@
 """Routes of hosts, GPUs, images and flavors."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
@@ -10,8 +10,22 @@ from sqlalchemy.orm import Session
 from ... import plain
 from ...domain import inventory
 from ...errors import NotFound
-from ...orm import Flavor, Gpu, GpuStatus, Host, HostStatus, Image, ImageStatus, User, Workspace
+from ...orm import (
+    ENDED,
+    Allocation,
+    Environment,
+    Flavor,
+    Gpu,
+    GpuStatus,
+    Host,
+    HostStatus,
+    Image,
+    ImageStatus,
+    User,
+    Workspace,
+)
 from ..api import Call, Needs, Paging, Route, Shape, page
+from . import runs
 
 
 class HostShown(Shape):
@@ -40,6 +54,16 @@ class HostsAsked(Paging):
 
 class HostEdit(Shape):
     status: Literal["online", "maintenance"] = Field(description="In maintenance nothing new starts there.")
+
+
+class Drain(Shape):
+    grace_seconds: int = Field(ge=0, le=7 * 86400, description="How long what runs there may go on: 0 is now.")
+
+
+class DrainShown(Shape):
+    host: str
+    ends_at: datetime
+    environments: int = Field(description="That end then, unless the host is put back to work before.")
 
 
 class Slot(Shape):
@@ -137,6 +161,18 @@ def edit_host(call: Call) -> Any:
     )
 
 
+def drain_host(call: Call) -> Any:
+    _host(call)
+    grace = timedelta(seconds=call.body.grace_seconds)
+    done = inventory.drain(call.session, name=call.path["host"], grace=grace, actor=call.actor, now=call.now)
+    return {"host": done.host.name, "ends_at": done.ends_at, "environments": done.runs}
+
+
+def list_environments_of_host(call: Call) -> Any:
+    held = select(Allocation.environment_id).where(Allocation.host_id == _host(call).id, Allocation.state != ENDED)
+    return runs.listed(call, select(Environment).where(Environment.id.in_(held)))
+
+
 def list_gpus_of_host(call: Call) -> Any:
     return plain.gpus(call.session, host=_host(call).name), None
 
@@ -196,6 +232,10 @@ ROUTES = [
     Route("GET", "hosts/{host}", "Read a host", Needs.HUB_ADMIN, read_host, answers=HostShown, etag=True),
     Route("PATCH", "hosts/{host}", "Take a host out for maintenance, or put it back to work", Needs.HUB_ADMIN,
           edit_host, answers=HostShown, body=HostEdit, etag=True, shows=read_host),
+    Route("POST", "hosts/{host}/drain", "Take a host out, and end what runs there after a while", Needs.HUB_ADMIN,
+          drain_host, answers=DrainShown, body=Drain),
+    Route("GET", "hosts/{host}/environments", "List the environments that hold something of a host", Needs.HUB_ADMIN,
+          list_environments_of_host, answers=runs.EnvironmentShown, query=runs.EnvironmentsAsked, listing=True),
     Route("GET", "hosts/{host}/gpus", "List the GPUs of a host with who holds them", Needs.HUB_ADMIN,
           list_gpus_of_host, answers=GpuShown, listing=True),
     Route("PATCH", "gpus/{uuid}", "Take a GPU out for maintenance, or give it out again", Needs.HUB_ADMIN, edit_gpu,
