@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import delete, select, update
 
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import keys, quotas, users, workspaces
+from remotegpu_hub.domain import catalog, keys, quotas, users, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     AuditEntry,
@@ -30,6 +30,7 @@ from remotegpu_hub.orm import (
     Gpu,
     Host,
     HostStatus,
+    Image,
     QuotaScope,
     SshKey,
     Workspace,
@@ -95,6 +96,11 @@ TABLE: dict[str, frozenset[str]] = {
     "edit_gpu": HUB,
     "list_images": HUB,
     "list_flavors": HUB,
+    "read_flavor": HUB,
+    "put_flavor": HUB,
+    "retire_flavor": HUB,
+    "read_image": HUB,
+    "edit_image": HUB,
     "list_audit": HUB,
 }
 """Who may do what in `lab`, to the environment and the key of its member carol, and to the member zoe."""
@@ -115,6 +121,8 @@ BODIES: dict[str, Any] = {
     "edit_host": {"status": "online"},
     "drain_host": {"grace_seconds": 3600},
     "edit_gpu": {"status": "available"},
+    "put_flavor": {"display_name": "Small", "cpu_millis": 1000, "memory_bytes": 2**30},
+    "edit_image": {},
 }
 
 
@@ -128,10 +136,13 @@ class Desk:
         if not hub.world.read(select(Environment.id).where(Environment.server_name == "carols")):
             hub.start_server("carol", {"workspace": "lab"}, server="carols")
             hub.stop_server("carol", "carols")
-        with begin(hub.engine, read_only=True) as session:
+        with begin(hub.engine) as session:
             environment = session.scalars(select(Environment).where(Environment.server_name == "carols")).one()
             self.environment, self.host = environment.id, session.scalars(select(Host.name)).first()
             self.gpu = session.scalars(select(Gpu.uuid)).first()
+            self.image = session.scalars(select(Image.id)).first()
+            catalog.put_flavor(session, name="small", display_name="Small", gpu_model=None, gpu_slots=0, cpu_millis=1000,
+                               memory_bytes=2**30, actor=ADMIN, now=hub.world.now)  # fmt: skip
 
     def ask(self, role: str, method: str, path: str, **given: Any) -> httpx.Response:
         token = given.pop("token", None) or self.tokens[role]
@@ -140,9 +151,9 @@ class Desk:
 
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
-        number = self.key if route.path.startswith("ssh-keys") else self.environment
+        number = {"ssh-keys": self.key, "images": self.image}.get(route.path.split("/")[0], self.environment)
         path = route.path.format(
-            workspace=workspace, user="zoe", id=number, level="user", host=self.host, uuid=self.gpu
+            workspace=workspace, user="zoe", id=number, level="user", host=self.host, uuid=self.gpu, name="small"
         )  # fmt: skip
         if route.body is not None:
             given.setdefault("json", BODIES[route.operation])
@@ -319,7 +330,9 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     other = ask("workspaces?mine=false&limit=1").json()["next"]
     assert ask(f"workspaces?mine=false&sort=-name&cursor={other}").status_code == 400
     entries = walk(ask, "audit?limit=100")
-    assert [one["id"] for one in entries] == sorted((one["id"] for one in entries), reverse=True)
+    told = [(one["at"], one["id"]) for one in entries]
+    assert told == sorted(told, reverse=True)
+    assert len(set(told)) == len(told)
 
 
 BAD = {

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from ... import plain
 from ...domain import inventory
@@ -21,8 +20,6 @@ from ...orm import (
     HostStatus,
     Image,
     ImageStatus,
-    User,
-    Workspace,
 )
 from ..api import Call, Needs, Paging, Route, Shape, page
 from . import runs
@@ -93,6 +90,7 @@ class GpuEdit(Shape):
 
 
 class ImageShown(Shape):
+    id: int
     reference: str
     digest: str | None
     display_name: str
@@ -187,19 +185,6 @@ def edit_gpu(call: Call) -> Any:
     return plain.gpus(call.session, uuid=uuid)[0]
 
 
-def _image(session: Session, image: Image) -> dict[str, Any]:
-    space = session.get(Workspace, image.workspace_id) if image.workspace_id else None
-    owner = session.get(User, image.owner_id) if image.owner_id else None
-    columns = ("reference", "digest", "display_name", "framework", "cuda_version", "python_version", "size_bytes",
-               "category", "status")  # fmt: skip
-    return {
-        **{name: getattr(image, name) for name in columns},
-        "visibility": image.visibility.value,
-        "workspace": space.name if space else None,
-        "owner": owner.name if owner else None,
-    }
-
-
 def list_images(call: Call) -> Any:
     asked: ImagesAsked = call.query
     query = select(Image)
@@ -212,18 +197,13 @@ def list_images(call: Call) -> Any:
         )
     sorts = {"reference": (Image.reference, Image.id)}
     return page(
-        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: _image(call.session, one)
+        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: plain.image(call.session, one)
     )  # fmt: skip
 
 
 def list_flavors(call: Call) -> Any:
-    def one(flavor: Flavor) -> dict[str, Any]:
-        space = call.session.get(Workspace, flavor.workspace_id) if flavor.workspace_id else None
-        columns = ("name", "display_name", "gpu_model", "gpu_slots", "cpu_millis", "memory_bytes", "retired")
-        return {**{name: getattr(flavor, name) for name in columns}, "workspace": space.name if space else None}
-
     return page(call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
-                shown=one)  # fmt: skip
+                shown=lambda one: plain.flavor(call.session, one))  # fmt: skip
 
 
 ROUTES = [
