@@ -8,7 +8,19 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .domain import budgets, inventory
-from .orm import QUOTA_RESOURCES, Allocation, Environment, Gpu, GpuStatus, Host, QuotaRequest, Workspace
+from .orm import (
+    QUOTA_RESOURCES,
+    Allocation,
+    Environment,
+    Flavor,
+    Gpu,
+    GpuStatus,
+    Host,
+    Image,
+    QuotaRequest,
+    User,
+    Workspace,
+)
 from .units import iso
 
 
@@ -80,6 +92,42 @@ def gpus(session: Session, *, host: str | None = None, uuid: str | None = None) 
         }
         for gpu, machine in session.execute(query)
     ]
+
+
+def image(session: Session, row: Image) -> dict[str, Any]:
+    """An image of the catalogue for programs."""
+    space = session.get(Workspace, row.workspace_id) if row.workspace_id else None
+    owner = session.get(User, row.owner_id) if row.owner_id else None
+    return {
+        "id": row.id,
+        "reference": row.reference,
+        "digest": row.digest,
+        "display_name": row.display_name,
+        "framework": row.framework,
+        "cuda_version": row.cuda_version,
+        "python_version": row.python_version,
+        "size_bytes": row.size_bytes,
+        "category": row.category,
+        "visibility": row.visibility.value,
+        "workspace": space.name if space else None,
+        "owner": owner.name if owner else None,
+        "status": row.status.value,
+    }
+
+
+def flavor(session: Session, row: Flavor) -> dict[str, Any]:
+    """A flavor for programs."""
+    space = session.get(Workspace, row.workspace_id) if row.workspace_id else None
+    return {
+        "name": row.name,
+        "display_name": row.display_name,
+        "gpu_model": row.gpu_model,
+        "gpu_slots": row.gpu_slots,
+        "cpu_millis": row.cpu_millis,
+        "memory_bytes": row.memory_bytes,
+        "workspace": space.name if space else None,
+        "retired": row.retired,
+    }
 
 
 def environment(row: Environment, run: Allocation | None, stops_at: datetime | None, currency: str) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Money that a workspace may spend in a calendar month of its time zone."""
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ..errors import BudgetExceeded, Invalid, NotFound
-from ..orm import Budget, BudgetAction, Workspace
+from ..orm import Allocation, Budget, BudgetAction, MemberMonth, Workspace
 from ..units import Money, month_bounds, month_of
 from . import quotas
 from .audit import Actor, record
@@ -54,6 +57,39 @@ def status_of(session: Session, *, workspace: Workspace, now: datetime) -> Budge
         return None
     found = quotas.levels(session, user_id=0, workspace_id=workspace.id, time_zone=zone, now=now)
     return status(budget, found["workspace"], workspace=workspace.name, time_zone=zone, now=now)
+
+
+@dataclass(frozen=True)
+class Month:
+    """A workspace's money in the month that it is in, in millionths."""
+
+    spent: int
+    """On the ledger, and what runs and is not yet written."""
+    per_hour: int
+
+
+def months(session: Session, *, workspaces: Collection[Workspace], now: datetime) -> dict[int, Month]:
+    """The month so far of many workspaces, by their ids, as `status_of` tells it of one: in two statements."""
+    current = {one.id: month_of(now, one.time_zone) for one in workspaces}
+    starts = {one.id: month_bounds(current[one.id], one.time_zone)[0] for one in workspaces}
+    written = (
+        select(MemberMonth.workspace_id, MemberMonth.month, func.sum(MemberMonth.amount))
+        .where(MemberMonth.workspace_id.in_(current), MemberMonth.month.in_(set(current.values())))
+        .group_by(MemberMonth.workspace_id, MemberMonth.month)
+    )
+    spent = {number: int(amount) for number, month, amount in session.execute(written) if current[number] == month}
+    columns = (Allocation.price_per_hour, Allocation.metered_until, Allocation.started_at, Allocation.ended_at)
+    unmetered = select(Allocation.workspace_id, *columns).where(
+        ~Allocation.metered, Allocation.workspace_id.in_(current)
+    )
+    unwritten, per_hour = Counter[int](), Counter[int]()
+    for number, price, metered_until, started_at, ended_at in session.execute(unmetered):
+        if ended_at is None:
+            per_hour[number] += price
+        if started_at is not None:
+            since = max(metered_until or started_at, starts[number])
+            unwritten[number] += price * max(int((ended_at or now).timestamp()) - int(since.timestamp()), 0)
+    return {number: Month(spent.get(number, 0) + unwritten[number] // 3600, per_hour[number]) for number in current}
 
 
 def check(status: BudgetStatus | None, *, price_per_hour: int) -> None:

@@ -98,6 +98,16 @@ def put_flavor(
     return flavor
 
 
+def retire_flavor(session: Session, *, flavor: Flavor, actor: Actor, now: datetime) -> None:
+    """Let nobody choose it any more; environments that chose it keep their numbers. Twice is a no-op."""
+    if flavor.retired:
+        return
+    flavor.retired = True
+    session.flush()
+    record(session, actor=actor, action="flavor.retire", entity="flavor", entity_id=flavor.id, now=now,
+           name=flavor.name)  # fmt: skip
+
+
 def images_for(session: Session, *, user: User, workspace: Workspace | None) -> list[Image]:
     """Images this user may run in this workspace: public, the workspace's and the user's own, none blocked; in the
     order in which they came to the catalogue."""

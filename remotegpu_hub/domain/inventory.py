@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, delete, func, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, selectinload
 
 from ..errors import NotFound
@@ -15,6 +16,9 @@ from ..orm import (
     ENDED,
     Allocation,
     AllocationSlot,
+    AllocationState,
+    Deadline,
+    EndReason,
     Gpu,
     GpuSlot,
     GpuStatus,
@@ -48,6 +52,19 @@ class SlotHolder:
     slot: GpuSlot
     allocation_id: int | None
     user: str | None
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A host that was taken out, until when what runs there may go on, and how many runs that are."""
+
+    host: Host
+    ends_at: datetime
+    runs: int
+
+
+DRAINED: Final = "Its host was taken out of work by an admin."
+"""What the user of a run reads that a drain ends."""
 
 
 def _locked(query: Any) -> Any:
@@ -309,13 +326,59 @@ def host_by_name(session: Session, *, name: str) -> Host:
 
 
 def set_host_status(session: Session, *, name: str, status: HostStatus, actor: Actor, now: datetime) -> Host:
-    """Put a host into maintenance or back online; what runs there goes on. Raises: NotFound."""
+    """Put a host into maintenance or back online; what runs there goes on, also what was to end by a drain, where its
+    end has not begun. Raises: NotFound."""
     host = host_by_name(session, name=name)
-    _set_status(session, host, status, actor=actor, now=now)
+    spared = _spare(session, host) if status == HostStatus.ONLINE else 0
+    _set_status(session, host, status, actor=actor, now=now, **({"spared": spared} if spared else {}))
     return host
 
 
-def _set_status(session: Session, host: Host, status: HostStatus, *, actor: Actor, now: datetime) -> None:
+def drain(session: Session, *, name: str, grace: timedelta, actor: Actor, now: datetime) -> Drained:
+    """Take a host out and let what runs there end after a while; of two drains the later one counts. Raises: NotFound.
+
+    The lock on the host is the one that admissions take: who came before it has a run that is found here, who comes
+    after it finds the host closed.
+    """
+    host = host_by_name(session, name=name)
+    if host.status != HostStatus.MAINTENANCE:
+        _set_status(session, host, HostStatus.MAINTENANCE, actor=actor, now=now)
+    ends_at = now + grace
+    runs = select(
+        Allocation.id,
+        literal(EndReason.DRAINED, Deadline.reason.type),
+        literal(ends_at, Deadline.at.type),
+        literal(DRAINED, Deadline.message.type),
+    ).where(_lives_on(host))
+    insert_on: Any = (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert
+    given = insert_on(Deadline).from_select(["allocation_id", "reason", "at", "message"], runs)
+    session.execute(
+        given.on_conflict_do_update(index_elements=["allocation_id", "reason"], set_={"at": given.excluded.at})
+    )
+    count = session.scalar(select(func.count()).where(_lives_on(host))) or 0
+    record(session, actor=actor, action="host.drain", entity="host", entity_id=host.id, now=now, name=host.name,
+           grace_seconds=int(grace.total_seconds()), runs=count)  # fmt: skip
+    return Drained(host, ends_at, count)
+
+
+def _lives_on(host: Host) -> Any:
+    return (Allocation.host_id == host.id) & Allocation.state.in_([AllocationState.ADMITTED, AllocationState.ACTIVE])
+
+
+def _spare(session: Session, host: Host) -> int:
+    """Take the deadlines of a drain away again; how many there were."""
+    theirs = select(Allocation.id).where(_lives_on(host))
+    gone: Any = session.execute(
+        delete(Deadline)
+        .where(Deadline.allocation_id.in_(theirs), Deadline.reason == EndReason.DRAINED)
+        .execution_options(synchronize_session=False)
+    )
+    return int(gone.rowcount)
+
+
+def _set_status(
+    session: Session, host: Host, status: HostStatus, *, actor: Actor, now: datetime, **detail: Any
+) -> None:
     before = host.status
     host.status = status
     session.flush()
@@ -329,6 +392,7 @@ def _set_status(session: Session, host: Host, status: HostStatus, *, actor: Acto
         before={"status": before},
         after={"status": status},
         name=host.name,
+        **detail,
     )
 
 

@@ -23,7 +23,11 @@ class AuditEntry(HasId, Base):
     """`before` and `after` of what changed, and reasons."""
     request_id: Mapped[str | None] = mapped_column(String(64))
     address: Mapped[str | None] = mapped_column(String(64))
-    __table_args__ = (Index("ix_remotegpu_audit_log_entity", "entity", "entity_id"), NO_REUSE)
+    __table_args__ = (
+        Index("ix_remotegpu_audit_log_entity", "entity", "entity_id", "at"),
+        *(Index(f"ix_remotegpu_audit_log_{name}_at", name, "at") for name in ("action", "actor", "entity")),
+        NO_REUSE,
+    )
 
 
 class TickLease(Base):

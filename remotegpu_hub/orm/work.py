@@ -47,6 +47,7 @@ class EndReason(StrEnum):
     POD_DELETED = "pod_deleted"
     IMAGE_PULL_FAILED = "image_pull_failed"
     UNSCHEDULABLE = "unschedulable"
+    DRAINED = "drained"
 
 
 class PortService(StrEnum):

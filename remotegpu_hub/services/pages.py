@@ -56,6 +56,10 @@ class View:
     def quantity(self, resource: str, amount: int) -> str:
         return words.quantity(resource, amount, self.language)
 
+    def gpus(self, millis: int) -> str:
+        """Milli-GPUs as a bare number."""
+        return words.gpus(millis)
+
     def duration(self, seconds: float) -> str:
         return words.duration(int(seconds), self.language)
 

@@ -1,6 +1,7 @@
 """Every change leaves an entry: who, as whom, what, before and after, by which request."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
@@ -57,6 +58,16 @@ CHANGES: dict[str, Callable[[World], object]] = {
             s, name="f", display_name="F", gpu_model=A100, gpu_slots=1, cpu_millis=1, memory_bytes=1, **facts
         )
     ),
+    "flavor.retire": street(
+        lambda s, facts: catalog.retire_flavor(
+            s,
+            flavor=catalog.put_flavor(
+                s, name="f", display_name="F", gpu_model=None, gpu_slots=0, cpu_millis=1, memory_bytes=1, **facts
+            ),
+            **facts,
+        )
+    ),
+    "host.drain": street(lambda s, facts: inventory.drain(s, name="host-1", grace=timedelta(hours=1), **facts)),
     "host.found": lambda world: world.see(host("new")),
     "host.status": street(
         lambda s, facts: inventory.set_host_status(s, name="host-1", status=HostStatus.MAINTENANCE, **facts)

@@ -1,4 +1,4 @@
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -20,6 +20,31 @@ def status(world: World, name: str = "lab") -> BudgetStatus:
         usage = billing.usage_of(session, workspace=space, month=None, now=world.now)
         assert abs(usage.total - found.spent) <= 6, "the page of the month and the budget tell the same"
         return found
+
+
+def test_the_months_of_many_are_what_each_one_tells_of_itself(world: World):
+    world.workspace("tokyo", owner="bob", time_zone="Asia/Tokyo")
+    world.workspace("empty", owner="bob")
+    for name in ("lab", "tokyo", "empty"):
+        world.budget(name, 1000)
+    world.now = datetime(2026, 11, 30, 13, 0, tzinfo=UTC)
+    old = world.run("bob", "tokyo", server="before-the-month", **FULL)
+    world.run("bob", "lab", server="runs", **FULL)
+    world.pass_time(hours=2, minutes=7, seconds=13)
+    world.seen(*world.open_runs())
+    world.meter()
+    world.pass_time(minutes=11)
+    world.end(old.attempt)
+    world.admit("bob", "lab", server="not yet", cpu=1000)
+    with db.begin(world.engine, read_only=True) as session:
+        spaces = [workspaces.by_name(session, name=name) for name in ("lab", "tokyo", "empty")]
+        found = budgets.months(session, workspaces=spaces, now=world.now)
+        assert budgets.months(session, workspaces=[], now=world.now) == {}
+    told = {space.id: status(world, space.name) for space in spaces}
+    assert {key: (one.spent, one.per_hour) for key, one in found.items()} == {
+        key: (one.spent, one.per_hour) for key, one in told.items()
+    }
+    assert [bool(found[space.id].spent) for space in spaces] == [True, True, False]
 
 
 FULL = {"gpus": 1, "cpu": 4000, "memory": 8 * GIB}

@@ -19,11 +19,11 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import budgets, invitations, keys, quotas, users, workspaces
+from remotegpu_hub.domain import budgets, catalog, invitations, keys, quotas, users, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     AuditEntry,
@@ -34,6 +34,7 @@ from remotegpu_hub.orm import (
     Host,
     HostStatus,
     QuotaRequest,
+    Image,
     QuotaScope,
     Role,
     SshKey,
@@ -114,10 +115,17 @@ TABLE: dict[str, frozenset[str]] = {
     "list_hosts": HUB,
     "read_host": HUB,
     "edit_host": HUB,
+    "drain_host": HUB,
+    "list_environments_of_host": HUB,
     "list_gpus_of_host": HUB,
     "edit_gpu": HUB,
     "list_images": HUB,
     "list_flavors": HUB,
+    "read_flavor": HUB,
+    "put_flavor": HUB,
+    "retire_flavor": HUB,
+    "read_image": HUB,
+    "edit_image": HUB,
     "list_audit": HUB,
     "read_me": EVERYBODY,
     "list_users": HUB,
@@ -157,7 +165,10 @@ BODIES: dict[str, Any] = {
     "put_budget": {"amount_micros": 1},
     "add_key": {"public_key": KEY},
     "edit_host": {"status": "online"},
+    "drain_host": {"grace_seconds": 3600},
     "edit_gpu": {"status": "available"},
+    "put_flavor": {"display_name": "Small", "cpu_millis": 1000, "memory_bytes": 2**30},
+    "edit_image": {},
 }
 
 
@@ -171,10 +182,13 @@ class Desk:
         if not hub.world.read(select(Environment.id).where(Environment.server_name == "carols")):
             hub.start_server("carol", {"workspace": "lab"}, server="carols")
             hub.stop_server("carol", "carols")
-        with begin(hub.engine, read_only=True) as session:
+        with begin(hub.engine) as session:
             environment = session.scalars(select(Environment).where(Environment.server_name == "carols")).one()
             self.environment, self.host = environment.id, session.scalars(select(Host.name)).first()
             self.gpu = session.scalars(select(Gpu.uuid)).first()
+            self.image = session.scalars(select(Image.id)).first()
+            catalog.put_flavor(session, name="small", display_name="Small", gpu_model=None, gpu_slots=0, cpu_millis=1000,
+                               memory_bytes=2**30, actor=ADMIN, now=hub.world.now)  # fmt: skip
 
     def ask(self, role: str, method: str, path: str, **given: Any) -> httpx.Response:
         token = given.pop("token", None) or self.tokens[role]
@@ -184,9 +198,10 @@ class Desk:
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
         user = "eve" if "invitations" in route.path else "zoe"
-        number = {"ssh-keys": self.key, "quota-requests": self.request}.get(route.path.split("/")[0], self.environment)
+        numbers = {"ssh-keys": self.key, "quota-requests": self.request, "images": self.image}
         path = route.path.format(
-            workspace=workspace, user=user, id=number, level="user", host=self.host, uuid=self.gpu
+            workspace=workspace, user=user, id=numbers.get(route.path.split("/")[0], self.environment), level="user",
+            host=self.host, uuid=self.gpu, name="small",
         )  # fmt: skip
         if route.body is not None:
             body = dict(BODIES[route.operation])
@@ -204,6 +219,7 @@ class Desk:
             if made is not None:
                 made.name = f"made-{made.id}"
             session.execute(delete(SshKey))
+            session.execute(update(Host).values(status=HostStatus.ONLINE))
             carol = users.by_name(session, name="carol")
             if not without_key:
                 self.key = keys.add(session, user=carol, text=KEY, actor=ADMIN, now=hub.world.now).id
@@ -415,7 +431,9 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     assert [one["user"] for one in walk(ask, "workspaces/lab/members?limit=2&sort=-user")] == members[::-1]
     assert [one["user"] for one in ask("workspaces/lab/members?search=A&role=viewer").json()["items"]] == ["dave"]
     entries = walk(ask, "audit?limit=100")
-    assert [one["id"] for one in entries] == sorted((one["id"] for one in entries), reverse=True)
+    told = [(one["at"], one["id"]) for one in entries]
+    assert told == sorted(told, reverse=True)
+    assert len(set(told)) == len(told)
 
 
 BAD = {
@@ -447,9 +465,10 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
     "path",
     [
         "workspaces?limit=0", "workspaces?limit=201", "workspaces?limit=x", "workspaces?sort=owner", "audit?limit=1&limit=2",
-        "audit?cursor=x", "audit?cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
+        "audit?cursor=x", "audit?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
-        "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november", f"audit?cursor={api._cursor('-id', [2**70])}",
+        "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
+        f"audit?sort=-id&cursor={api._cursor('-id', [2**70])}",
     ],
 )  # fmt: skip
 def test_a_bad_query_is_a_clear_400(desk: Desk, path: str):
@@ -622,6 +641,27 @@ def test_a_request_is_seen_by_who_decides_and_its_answer_by_who_asked(desk: Desk
     assert foreign.status_code == unknown.status_code == 404
     assert foreign.json()["error"]["message"] == unknown.json()["error"]["message"]
     desk.ask("hub admin", "PATCH", "workspaces/~dave/quota", json={"cpu_millis": 1000})
+
+
+def test_a_drained_host_lets_its_users_know_and_back_to_work_spares_them(desk: Desk):
+    desk.hub.start_server("carol", {"workspace": "lab"}, server="carols")
+    path = f"hosts/{desk.host}"
+    try:
+        affected = desk.ask("hub admin", "GET", f"{path}/environments").json()["items"]
+        assert [(one["user"], one["server_name"]) for one in affected] == [("carol", "carols")]
+        for wrong in ({}, {"grace_seconds": -1}, {"grace_seconds": 10**9}):
+            assert desk.ask("hub admin", "POST", f"{path}/drain", json=wrong).status_code == 400
+        told = desk.ask("hub admin", "POST", f"{path}/drain", json={"grace_seconds": 3600}).json()
+        assert (told["host"], told["environments"]) == (desk.host, 1)
+        own = f"environments/{desk.environment}"
+        assert desk.ask("member", "GET", own).json()["run"]["stops_at"] == told["ends_at"]
+        desk.ask("hub admin", "PATCH", path, json={"status": "online"})
+        assert desk.ask("member", "GET", own).json()["run"]["stops_at"] is None
+        assert desk.ask("hub admin", "POST", "hosts/nothing/drain", json={"grace_seconds": 0}).status_code == 404
+        assert desk.ask("hub admin", "GET", "hosts/nothing/environments").status_code == 404
+    finally:
+        desk.ask("hub admin", "PATCH", path, json={"status": "online"})
+        desk.hub.stop_server("carol", "carols")
 
 
 def test_the_description_tells_of_every_route(desk: Desk):

@@ -3,10 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 from urllib.parse import urlencode
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, selectinload
 
 from ... import plain
@@ -16,6 +17,8 @@ from ...orm import (
     ENDED,
     Allocation,
     AllocationSlot,
+    Deadline,
+    EndReason,
     Gpu,
     GpuSlot,
     GpuStatus,
@@ -59,6 +62,10 @@ class HostRow:
     models: str
     cpu_percent: int
     memory_percent: int
+    runs: list[Allocation]
+    """What holds something there, the oldest first."""
+    ends_at: datetime | None
+    """When the last of them ends, where the host is drained."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,12 @@ def read_map(session: Session, *, search: str, model: str, after: str, focus: st
     hosts = list(session.scalars(query.limit(MOST_HOSTS + 1)))
     more = hosts[MOST_HOSTS - 1].name if len(hosts) > MOST_HOSTS else None
     hosts = hosts[:MOST_HOSTS]
-    squares = _squares(session, hosts)
-    rows = [_row(host, squares[host.id]) for host in hosts]
+    runs_of = _runs(session, hosts)
+    squares, ends = _squares(session, hosts, runs_of), _ends(session, hosts)
+    there: dict[int, list[Allocation]] = defaultdict(list)
+    for run in sorted(runs_of.values(), key=lambda one: one.id):
+        there[run.host_id].append(run)
+    rows = [_row(host, squares[host.id], there[host.id], ends.get(host.id)) for host in hosts]
     found = next((one for row in rows for one in row.squares if one.gpu.uuid == focus), None)
     return Map(rows, _totals(session), more, found)
 
@@ -116,12 +127,27 @@ def _fits(search: str) -> Any:
     return Host.name.icontains(search, autoescape=True) | uuids | holders
 
 
-def _squares(session: Session, hosts: Sequence[Host]) -> dict[int, list[Square]]:
+def _runs(session: Session, hosts: Sequence[Host]) -> dict[int, Allocation]:
     ids = [host.id for host in hosts]
-    by_id = {host.id: host for host in hosts}
     open_runs = select(Allocation).where(Allocation.host_id.in_(ids), Allocation.state != ENDED)
     wanted = (selectinload(Allocation.user), selectinload(Allocation.workspace), selectinload(Allocation.environment))
-    runs_of = {run.id: run for run in session.scalars(open_runs.options(*wanted))}
+    return {run.id: run for run in session.scalars(open_runs.options(*wanted))}
+
+
+def _ends(session: Session, hosts: Sequence[Host]) -> dict[int, datetime]:
+    ids = [host.id for host in hosts]
+    latest = (
+        select(Allocation.host_id, func.max(Deadline.at))
+        .join(Deadline, Deadline.allocation_id == Allocation.id)
+        .where(Allocation.host_id.in_(ids), Allocation.state != ENDED, Deadline.reason == EndReason.DRAINED)
+        .group_by(Allocation.host_id)
+    )
+    return dict(session.execute(latest).tuples().all())
+
+
+def _squares(session: Session, hosts: Sequence[Host], runs_of: dict[int, Allocation]) -> dict[int, list[Square]]:
+    ids = [host.id for host in hosts]
+    by_id = {host.id: host for host in hosts}
     holders: dict[int, list[int | None]] = defaultdict(list)
     whose = (
         select(GpuSlot.gpu_id, AllocationSlot.allocation_id)
@@ -138,14 +164,14 @@ def _squares(session: Session, hosts: Sequence[Host]) -> dict[int, list[Square]]
             continue
         its_runs = tuple(runs_of[number] for number in dict.fromkeys(held) if number in runs_of)
         host, slots = by_id[gpu.host_id], len(holders[gpu.id])
-        kind = _kind(gpu.status, gpu.missing, gpu.foreign, host.status, held=len(held), slots=slots)
+        kind = kind_of(gpu.status, gpu.missing, gpu.foreign, host.status, held=len(held), slots=slots)
         found[gpu.host_id].append(
             Square(gpu, kind, plain.condition(gpu), len(held), slots, its_runs)
         )  # fmt: skip
     return found
 
 
-def _kind(status: GpuStatus, missing: bool, foreign: bool, host: HostStatus, *, held: int, slots: int) -> str:
+def kind_of(status: GpuStatus, missing: bool, foreign: bool, host: HostStatus, *, held: int, slots: int) -> str:
     """One of the kinds of `Square`: what keeps a GPU from being given out comes first."""
     if missing or status == GpuStatus.ERROR:
         return "bad"
@@ -156,7 +182,7 @@ def _kind(status: GpuStatus, missing: bool, foreign: bool, host: HostStatus, *, 
     return "foreign" if foreign else "free"
 
 
-def _row(host: Host, squares: list[Square]) -> HostRow:
+def _row(host: Host, squares: list[Square], there: list[Allocation], ends_at: datetime | None) -> HostRow:
     def percent(used: int, whole: int) -> int:
         return round(100 * used / whole) if whole else 0
 
@@ -164,6 +190,7 @@ def _row(host: Host, squares: list[Square]) -> HostRow:
         host, squares, ", ".join(sorted({one.gpu.model for one in squares})),
         percent(host.used_cpu_millis + host.foreign_cpu_millis, host.cpu_millis),
         percent(host.used_memory_bytes + host.foreign_memory_bytes, host.memory_bytes),
+        there, ends_at,
     )  # fmt: skip
 
 
@@ -177,7 +204,7 @@ def _totals(session: Session) -> Totals:
     counted: Counter[str] = Counter()
     for number, status, missing, foreign, host in session.execute(select(*columns).join(Host, Host.id == Gpu.host_id)):
         if not missing or number in held:
-            counted[_kind(status, missing, foreign, host, held=number in held, slots=1)] += 1
+            counted[kind_of(status, missing, foreign, host, held=number in held, slots=1)] += 1
     return Totals(counted["held"], counted.total(), counted["free"], counted["bad"], counted["off"])
 
 
@@ -213,6 +240,10 @@ async def show_map(page: Page, error: RemoteGPUError | None = None) -> None:
     )  # fmt: skip
 
 
+GRACES: Final = {"now": 0, "1h": 3600, "4h": 4 * 3600, "24h": 24 * 3600}
+"""How long what runs on a host may go on, in seconds, by what the question offers."""
+
+
 class GpuMap(Page):
     """Every GPU as one square; the one in focus is explained beside, with what can be done."""
 
@@ -225,7 +256,10 @@ class ChangeMachine(Page):
 
     async def post(self, kind: str, name: str, verb: str) -> None:
         try:
-            if kind == "hosts":
+            grace = GRACES.get(self.get_body_argument("grace", ""))
+            if kind == "hosts" and verb == "maintenance" and grace is not None:
+                await self.do(_CHANGES[machines.drain_host], {"host": name}, machines.Drain(grace_seconds=grace))
+            elif kind == "hosts":
                 await self.do(_CHANGES[machines.edit_host], {"host": name}, machines.HostEdit(status=verb))  # type: ignore[arg-type]
             elif kind == "gpus":
                 await self.do(_CHANGES[machines.edit_gpu], {"uuid": name}, machines.GpuEdit(status=verb))  # type: ignore[arg-type]

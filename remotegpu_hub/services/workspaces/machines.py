@@ -1,17 +1,28 @@
 """Routes of hosts, GPUs, images and flavors."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from ... import plain
 from ...domain import inventory
 from ...errors import NotFound
-from ...orm import Flavor, Gpu, GpuStatus, Host, HostStatus, Image, ImageStatus, User, Workspace
+from ...orm import (
+    ENDED,
+    Allocation,
+    Environment,
+    Flavor,
+    Gpu,
+    GpuStatus,
+    Host,
+    HostStatus,
+    Image,
+    ImageStatus,
+)
 from ..api import Call, Needs, Paging, Route, Shape, page
+from . import runs
 
 
 class HostShown(Shape):
@@ -42,6 +53,16 @@ class HostEdit(Shape):
     status: Literal["online", "maintenance"] = Field(description="In maintenance nothing new starts there.")
 
 
+class Drain(Shape):
+    grace_seconds: int = Field(ge=0, le=7 * 86400, description="How long what runs there may go on: 0 is now.")
+
+
+class DrainShown(Shape):
+    host: str
+    ends_at: datetime
+    environments: int = Field(description="That end then, unless the host is put back to work before.")
+
+
 class Slot(Shape):
     model: str
     gpu_millis: int
@@ -69,6 +90,7 @@ class GpuEdit(Shape):
 
 
 class ImageShown(Shape):
+    id: int
     reference: str
     digest: str | None
     display_name: str
@@ -137,6 +159,18 @@ def edit_host(call: Call) -> Any:
     )
 
 
+def drain_host(call: Call) -> Any:
+    _host(call)
+    grace = timedelta(seconds=call.body.grace_seconds)
+    done = inventory.drain(call.session, name=call.path["host"], grace=grace, actor=call.actor, now=call.now)
+    return {"host": done.host.name, "ends_at": done.ends_at, "environments": done.runs}
+
+
+def list_environments_of_host(call: Call) -> Any:
+    held = select(Allocation.environment_id).where(Allocation.host_id == _host(call).id, Allocation.state != ENDED)
+    return runs.listed(call, select(Environment).where(Environment.id.in_(held)))
+
+
 def list_gpus_of_host(call: Call) -> Any:
     return plain.gpus(call.session, host=_host(call).name), None
 
@@ -151,19 +185,6 @@ def edit_gpu(call: Call) -> Any:
     return plain.gpus(call.session, uuid=uuid)[0]
 
 
-def _image(session: Session, image: Image) -> dict[str, Any]:
-    space = session.get(Workspace, image.workspace_id) if image.workspace_id else None
-    owner = session.get(User, image.owner_id) if image.owner_id else None
-    columns = ("reference", "digest", "display_name", "framework", "cuda_version", "python_version", "size_bytes",
-               "category", "status")  # fmt: skip
-    return {
-        **{name: getattr(image, name) for name in columns},
-        "visibility": image.visibility.value,
-        "workspace": space.name if space else None,
-        "owner": owner.name if owner else None,
-    }
-
-
 def list_images(call: Call) -> Any:
     asked: ImagesAsked = call.query
     query = select(Image)
@@ -176,18 +197,13 @@ def list_images(call: Call) -> Any:
         )
     sorts = {"reference": (Image.reference, Image.id)}
     return page(
-        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: _image(call.session, one)
+        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: plain.image(call.session, one)
     )  # fmt: skip
 
 
 def list_flavors(call: Call) -> Any:
-    def one(flavor: Flavor) -> dict[str, Any]:
-        space = call.session.get(Workspace, flavor.workspace_id) if flavor.workspace_id else None
-        columns = ("name", "display_name", "gpu_model", "gpu_slots", "cpu_millis", "memory_bytes", "retired")
-        return {**{name: getattr(flavor, name) for name in columns}, "workspace": space.name if space else None}
-
     return page(call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
-                shown=one)  # fmt: skip
+                shown=lambda one: plain.flavor(call.session, one))  # fmt: skip
 
 
 ROUTES = [
@@ -196,6 +212,10 @@ ROUTES = [
     Route("GET", "hosts/{host}", "Read a host", Needs.HUB_ADMIN, read_host, answers=HostShown, etag=True),
     Route("PATCH", "hosts/{host}", "Take a host out for maintenance, or put it back to work", Needs.HUB_ADMIN,
           edit_host, answers=HostShown, body=HostEdit, etag=True, shows=read_host),
+    Route("POST", "hosts/{host}/drain", "Take a host out, and end what runs there after a while", Needs.HUB_ADMIN,
+          drain_host, answers=DrainShown, body=Drain),
+    Route("GET", "hosts/{host}/environments", "List the environments that hold something of a host", Needs.HUB_ADMIN,
+          list_environments_of_host, answers=runs.EnvironmentShown, query=runs.EnvironmentsAsked, listing=True),
     Route("GET", "hosts/{host}/gpus", "List the GPUs of a host with who holds them", Needs.HUB_ADMIN,
           list_gpus_of_host, answers=GpuShown, listing=True),
     Route("PATCH", "gpus/{uuid}", "Take a GPU out for maintenance, or give it out again", Needs.HUB_ADMIN, edit_gpu,

@@ -1,6 +1,21 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import budgets, invitations, keys, limits, machines, making, people, requests, runs, spaces, trail, usage, ways
+from . import (
+    budgets,
+    catalogue,
+    invitations,
+    keys,
+    limits,
+    machines,
+    making,
+    people,
+    requests,
+    runs,
+    spaces,
+    trail,
+    usage,
+    ways,
+)
 
 ROUTES = [
     *people.ROUTES,
@@ -15,5 +30,6 @@ ROUTES = [
     *ways.ROUTES,
     *keys.ROUTES,
     *machines.ROUTES,
+    *catalogue.ROUTES,
     *trail.ROUTES,
 ]

@@ -123,7 +123,8 @@ def shown_all(session: Session, found: list[Environment], login: str) -> list[di
     return rows
 
 
-def _listed(call: Call, query: Any) -> Any:
+def listed(call: Call, query: Any) -> Any:
+    """A page of these environments, filtered and sorted as was asked, with what they hold."""
     asked: EnvironmentsAsked = call.query
     query = query.where(Environment.state != DELETED).options(
         selectinload(Environment.user), selectinload(Environment.workspace), selectinload(Environment.image)
@@ -146,15 +147,15 @@ def _listed(call: Call, query: Any) -> Any:
 
 
 def list_environments(call: Call) -> Any:
-    return _listed(call, select(Environment).where(Environment.user_id == call.caller.person.id))
+    return listed(call, select(Environment).where(Environment.user_id == call.caller.person.id))
 
 
 def list_all_environments(call: Call) -> Any:
-    return _listed(call, select(Environment))
+    return listed(call, select(Environment))
 
 
 def list_environments_of_workspace(call: Call) -> Any:
-    return _listed(call, select(Environment).where(Environment.workspace_id == call.space.id))
+    return listed(call, select(Environment).where(Environment.workspace_id == call.space.id))
 
 
 def find(call: Call, *, may: Needs) -> Environment:

@@ -15,7 +15,7 @@ from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
 from . import (
-    admin_pages,
+    admin,
     environment_page,
     limit_pages,
     member_pages,
@@ -108,7 +108,7 @@ def main() -> None:
             *limit_pages.ROUTES,
             *request_pages.ROUTES,
             *quota_pages.ROUTES,
-            *admin_pages.ROUTES,
+            *admin.ROUTES,
             STATIC,
         ],
         ticks,

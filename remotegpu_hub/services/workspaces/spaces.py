@@ -27,6 +27,7 @@ class WorkspacesAsked(Paging):
     sort: Literal["name", "-name", "created_at", "-created_at"] = "name"
     search: str | None = Field(None, max_length=100, description="In the name or the display name.")
     status: WorkspaceStatus | None = None
+    kind: WorkspaceKind | None = None
     mine: bool = Field(True, description="Only those that the caller is a member of; all: hub admins.")
 
 
@@ -98,13 +99,17 @@ def list_workspaces(call: Call) -> Any:
         query = query.where(Workspace.id.in_(mine))
     if asked.status is not None:
         query = query.where(Workspace.status == asked.status)
+    if asked.kind is not None:
+        query = query.where(Workspace.kind == asked.kind)
     if asked.search:
-        query = query.where(
-            Workspace.name.icontains(asked.search, autoescape=True)
-            | Workspace.display_name.icontains(asked.search, autoescape=True)
-        )
+        query = query.where(fits(asked.search))
     sorts = {"name": (Workspace.name,), "created_at": (Workspace.created_at, Workspace.id)}
     return page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=shown)
+
+
+def fits(search: str) -> Any:
+    """Workspaces by their name or display name."""
+    return Workspace.name.icontains(search, autoescape=True) | Workspace.display_name.icontains(search, autoescape=True)
 
 
 def create_workspace(call: Call) -> Any:

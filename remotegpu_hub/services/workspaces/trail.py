@@ -24,7 +24,7 @@ class EntryShown(Shape):
 
 
 class AuditAsked(Paging):
-    sort: Literal["-id", "id"] = "-id"
+    sort: Literal["-at", "at", "-id", "id"] = "-at"
     actor: str | None = Field(None, max_length=255)
     action: str | None = Field(None, max_length=64, description="Such as `quota.put`.")
     entity: str | None = Field(None, max_length=40)
@@ -46,7 +46,8 @@ def list_audit(call: Call) -> Any:
         query = query.where(AuditEntry.at >= asked.since)
     if asked.until is not None:
         query = query.where(AuditEntry.at < asked.until)
-    return page(call.session, query, asked, sorts={"id": (AuditEntry.id,)}, sort=asked.sort, shown=lambda one: one)
+    sorts = {"at": (AuditEntry.at, AuditEntry.id), "id": (AuditEntry.id,)}
+    return page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
 
 
 ROUTES = [
