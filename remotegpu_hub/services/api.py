@@ -155,6 +155,10 @@ class Route:
     etag: bool = False
     """The answer has an ETag, and an edit heeds If-Match: `shows` reads what is to be edited."""
     shows: Callable[[Call], Any] | None = None
+    streams: bool = False
+    """Where `text/event-stream` is asked for, the list goes on as a stream."""
+    adds: Callable[[Call, str], str] | None = None
+    """Completes the answer with what must not be kept of it under an Idempotency-Key: a secret."""
 
     @property
     def changes(self) -> bool:
@@ -211,9 +215,12 @@ class Api(Handler):
 
     post = put = patch = delete = get
 
-    async def _handle(self, path: dict[str, str]) -> None:
-        method = str(self.request.method)
-        route = self.routes.get(method)
+    def admit(self) -> Route:
+        """The route of this request, for a caller who does not ask too often and whose token carries it.
+
+        Raises: HTTPError, TooMany, Denied.
+        """
+        route = self.routes.get(str(self.request.method))
         if route is None:
             raise HTTPError(405, reason=f"This path knows {', '.join(sorted(self.routes))}.")
         model = self.current_user
@@ -222,7 +229,11 @@ class Api(Handler):
             raise Denied(
                 "This token may not do that: it needs the scope {scope}.", scope=" or ".join(sorted(route.scopes))
             )
-        query, body = self._query(route), self._body(route)
+        return route
+
+    async def _handle(self, path: dict[str, str]) -> None:
+        route = self.admit()
+        query, body = self.asked(route), self._body(route)
         key = self._idempotency_key(route)
         work = lambda session: self._work(session, route, path, query, body, key)  # noqa: E731
         try:
@@ -258,7 +269,8 @@ class Api(Handler):
 
     # what came in
 
-    def _query(self, route: Route) -> Any:
+    def asked(self, route: Route) -> Any:
+        """The query, checked. Raises: Invalid."""
         given: dict[str, Any] = {}
         for name, values in self.request.query_arguments.items():
             if len(values) > 1:
@@ -298,7 +310,7 @@ class Api(Handler):
         if key is not None:
             said = self._said_before(call, key)
             if said is not None:
-                return said.status, said.body, ""
+                return said.status, route.adds(call, said.body) if route.adds else said.body, ""
         if route.changes and route.shows is not None:
             self._check_unchanged(route, call)
         value = route.work(call)
@@ -311,6 +323,8 @@ class Api(Handler):
                 session, owner=call.actor.name, key=key, request=self._fingerprint(), status=status, body=text,
                 now=call.now,
             )  # fmt: skip
+        if route.adds is not None:
+            text = route.adds(call, text)
         return status, text, tag_of(text) if route.etag else ""
 
     def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
@@ -502,12 +516,16 @@ def _as(column: InstrumentedAttribute[Any], value: Any) -> Any:
     return value
 
 
-def handlers(routes: Sequence[Route]) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """What tornado serves: one handler for each path, with its verbs."""
+def handlers(
+    routes: Sequence[Route], special: Mapping[str, type[Api]] | None = None
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """What tornado serves: one handler for each path, with its verbs; `special` names paths that have their own."""
     by_path: dict[str, dict[str, Route]] = defaultdict(dict)
     for route in routes:
         by_path[route.pattern][route.method] = route
     buckets = Buckets()
+    own = special or {}
     return [
-        (f"api/{pattern}/?", Api, {"routes": verbs, "buckets": buckets}) for pattern, verbs in by_path.items()
-    ]  # fmt: skip
+        (f"api/{pattern}/?", own.get(pattern, Api), {"routes": verbs, "buckets": buckets})
+        for pattern, verbs in by_path.items()
+    ]

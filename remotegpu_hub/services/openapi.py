@@ -21,6 +21,11 @@ ERRORS = {
     "429": "Too many requests; Retry-After says how many seconds to wait.",
     "503": "The database or the hub does not answer; nothing was changed.",
 }
+_STREAM = (
+    "Server-sent events, where `Accept: text/event-stream` is sent: what happens from now on, or since the id in "
+    "`Last-Event-ID` or `after`. `data` is one item of the list as JSON, `id` its id; a comment every 15 s shows that "
+    "the line is alive. At most 5 streams for each user. It ends when the token does; begin again with the last id."
+)
 _PROBLEM = {
     "type": "object",
     "required": ["error"],
@@ -74,6 +79,8 @@ def _operation(route: Route, references: dict[type[BaseModel], Any]) -> dict[str
     answers = {status: _problem(text) for status, text in ERRORS.items() if _may_answer(route, status)}
     content = {"application/json": {"schema": _answer(route, references)}} if route.answers else None
     status = str(route.status if route.answers else 204)
+    if content and route.streams:
+        content["text/event-stream"] = {"schema": {"type": "string", "description": _STREAM}}
     answers[status] = {"description": "Done.", **({"content": content} if content else {})}
     if route.etag and not route.changes:
         answers["304"] = {"description": "It is still what If-None-Match names."}
@@ -157,6 +164,8 @@ def _of_headers(route: Route) -> list[dict[str, Any]]:
     found = []
     if route.shows is not None:
         found.append(("If-Match", "ETag of what was read: refuse the change if it is another by now."))
+    if route.streams:
+        found.append(("Last-Event-ID", "Of a stream: go on behind this id; counts before `after`."))
     if route.method == "POST":
         found.append(("Idempotency-Key", "Repeating a request under its key makes nothing twice, for 24 hours."))
     return [

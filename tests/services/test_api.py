@@ -19,14 +19,18 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import keys, quotas, users, workspaces
+from remotegpu_hub.domain import keys, quotas, users, webhooks, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
+    Answered,
     AuditEntry,
+    Delivery,
     EndReason,
     Environment,
+    Event,
     Gpu,
     Host,
     HostStatus,
@@ -94,6 +98,15 @@ TABLE: dict[str, frozenset[str]] = {
     "list_images": HUB,
     "list_flavors": HUB,
     "list_audit": HUB,
+    "list_events": EVERYBODY,
+    "list_webhooks": HUB,
+    "create_webhook": HUB,
+    "read_webhook": HUB,
+    "edit_webhook": HUB,
+    "remove_webhook": HUB,
+    "test_webhook": HUB,
+    "list_deliveries": HUB,
+    "deliver_again": HUB,
 }
 """Who may do what in `lab`, to the environment and the key of its member carol, and to the member zoe."""
 EXAMPLES = 5
@@ -112,6 +125,8 @@ BODIES: dict[str, Any] = {
     "add_key": {"public_key": KEY},
     "edit_host": {"status": "online"},
     "edit_gpu": {"status": "available"},
+    "create_webhook": {"url": "http://127.0.0.1:9/other", "kinds": ["environment.failed"]},
+    "edit_webhook": {"active": False},
 }
 
 
@@ -137,9 +152,10 @@ class Desk:
 
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
-        number = self.key if route.path.startswith("ssh-keys") else self.environment
+        number = {"ssh-keys": self.key, "webhooks": self.webhook}.get(route.path.split("/")[0], self.environment)
         path = route.path.format(
-            workspace=workspace, user="zoe", id=number, level="user", host=self.host, uuid=self.gpu
+            workspace=workspace, user="zoe", id=number, level="user", host=self.host, uuid=self.gpu,
+            delivery=self.delivery,
         )  # fmt: skip
         if route.body is not None:
             given.setdefault("json", BODIES[route.operation])
@@ -154,10 +170,27 @@ class Desk:
             if made is not None:
                 made.name = f"made-{made.id}"
             session.execute(delete(SshKey))
+            self.webhook, self.delivery = self._webhook(session)
             carol = users.by_name(session, name="carol")
             if not without_key:
                 self.key = keys.add(session, user=carol, text=KEY, actor=ADMIN, now=hub.world.now).id
         put_members(hub, zoe="member")
+
+    def _webhook(self, session: Session) -> tuple[int, int]:
+        """One that nobody listens to, paused, with one delivery."""
+        now = self.hub.world.now
+        for one in webhooks.live(session):
+            webhooks.remove(session, webhook_id=one.id, actor=ADMIN, now=now)
+        key = self.hub.runtime.settings.webhook_key
+        url, kinds = "http://127.0.0.1:9/", ["environment.failed"]
+        made = webhooks.create(session, url=url, kinds=kinds, key=key, actor=ADMIN, now=now)
+        made.active = False
+        event = session.scalars(select(Event).where(Event.number.is_not(None))).first()
+        assert event is not None
+        sent = Delivery(webhook_id=made.id, event_id=event.id, tries=1, created_at=now, next_try_at=now, give_up_at=now)
+        session.add(sent)
+        session.flush()
+        return made.id, sent.id
 
 
 @pytest.fixture(scope="session")
@@ -396,6 +429,24 @@ def test_an_environment_is_started_seen_stopped_by_an_admin_and_deleted(desk: De
     assert desk.ask("member", "POST", f"{path}/restart").status_code in (202, 409)
     desk.hub.until(lambda: desk.hub.model("carol", "carols").get("ready"), "it runs again")
     desk.hub.stop_server("carol", "carols")
+
+
+def test_a_secret_is_told_at_the_creation_also_when_it_is_repeated_and_kept_nowhere(desk: Desk):
+    body = {"url": "https://example.org/hook", "kinds": ["budget.threshold"]}
+    create = lambda: desk.ask("hub admin", "POST", "webhooks", json=body, headers={"Idempotency-Key": "k-hook"})  # noqa: E731
+    first, again = create(), create()
+    assert first.status_code == 201
+    assert first.text == again.text
+    secret = first.json()["secret"]
+    assert secret.startswith("whsec_")
+    kept = desk.hub.world.read(select(Answered.body).where(Answered.key == "k-hook"))
+    assert kept and secret not in kept[0]
+    shown = desk.ask("hub admin", "GET", f"webhooks/{first.json()['id']}")
+    assert "secret" not in shown.json()
+    edited = desk.ask("hub admin", "PATCH", f"webhooks/{first.json()['id']}", json={"active": False},
+                      headers={"If-Match": shown.headers["ETag"]})  # fmt: skip
+    assert edited.json()["active"] is False
+    assert edited.headers["ETag"] != shown.headers["ETag"]
 
 
 def test_a_start_that_the_rules_refuse_is_told_with_the_limit(desk: Desk):

@@ -1,5 +1,8 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import keys, limits, machines, runs, spaces, trail
+from . import events, keys, limits, machines, runs, spaces, trail, webhooks
 
-ROUTES = [*spaces.ROUTES, *limits.ROUTES, *runs.ROUTES, *keys.ROUTES, *machines.ROUTES, *trail.ROUTES]
+ROUTES = [
+    *spaces.ROUTES, *limits.ROUTES, *runs.ROUTES, *keys.ROUTES, *machines.ROUTES, *trail.ROUTES, *events.ROUTES,
+    *webhooks.ROUTES,
+]  # fmt: skip

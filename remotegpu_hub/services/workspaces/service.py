@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ... import choices, workers
+from ... import choices, courier, workers
 from ...domain import allocations, budgets, ports, quotas, workspaces
 from ...domain import environments as street
 from ...domain.offers import offers
@@ -18,7 +18,7 @@ from ..api import handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
-from . import admin_pages, pages
+from . import admin_pages, events, hook_pages, pages
 from .routes import ROUTES
 
 
@@ -124,6 +124,7 @@ def _environment(session: Session, one: Any, login: str) -> dict[str, Any]:
 def ticks(runtime: Runtime) -> list[Awaitable[None]]:
     hub = hub_client()
     site = workers.site_of(runtime)
+    carrier = courier.Courier(runtime)
 
     async def sync() -> None:
         await workers.sync(runtime, site)
@@ -143,6 +144,9 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
         close_at_the_end(),
         workers.every(runtime, "sync", workers.SYNC_SECONDS, sync, site.hosts_changed),
         workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile, site.runs_changed),
+        workers.every(runtime, "events", courier.REST_SECONDS, carrier.shift),
+        workers.every(runtime, "thresholds", courier.THRESHOLD_SECONDS, carrier.look_at_limits),
+        events.Stream.feed.run(runtime),
     ]
 
 
@@ -153,6 +157,13 @@ def main() -> None:
     ]  # fmt: skip
     run(
         "remotegpu_hub.services.workspaces",
-        [*own, *handlers(ROUTES), *pages.ROUTES, *admin_pages.ROUTES, STATIC],
+        [
+            *own,
+            *handlers(ROUTES, {"events": events.Stream}),
+            *pages.ROUTES,
+            *admin_pages.ROUTES,
+            *hook_pages.ROUTES,
+            STATIC,
+        ],
         ticks,
     )
