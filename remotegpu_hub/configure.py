@@ -4,15 +4,19 @@ It respects what stands above it, says at start what was overwritten below it, a
 
 import asyncio
 import gc
+import hashlib
+import hmac
+import json
 import os
 import socket
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, cast
 from uuid import uuid4
 
@@ -74,6 +78,7 @@ def configure(c: Any) -> None:
         if hub is not None and not options.insecure_demo and issubclass(_spawner_class(c), LocalSpawner):
             _refuse_blindness()
         settings = _settings(c, options, hub)
+        settings = replace(settings, webhook_key=_webhook_key(c, options.runtime_file))
     except TraitError as error:
         fail(" ".join(str(error).split()))
     except ArgumentError:
@@ -200,7 +205,23 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         shared_bytes=_volume(options, "shared_size") if kubernetes else 0,
         shared_storage_class=options.shared_storage_class,
         ssh_user=options.ssh_user if kubernetes else "",
+        webhook_pauses=[float(one) for one in options.webhook_retries],
     )
+
+
+def _webhook_key(c: Any, runtime_file: str) -> str:
+    """The key of the webhooks' secrets, which must be the same after each start: the one in the runtime file of the
+    hub before, which nobody but the hub's user reads. On a disk that does not outlive the hub there is none; there the
+    cookie secret is given from outside (as by Zero to JupyterHub), and the key is derived from it. Else: a new one."""
+    with suppress(OSError, ValueError):
+        kept = json.loads(Path(runtime_file).read_text()).get("webhook_key")
+        if kept:
+            return str(kept)
+    given = c.JupyterHub.get("cookie_secret") or os.environ.get("JPY_COOKIE_SECRET", "")
+    if isinstance(given, (str, bytes)) and given:
+        secret = given.encode() if isinstance(given, str) else given
+        return hmac.new(secret, b"remotegpu-hub webhooks", hashlib.sha256).hexdigest()
+    return token_hex(32)
 
 
 def _volume(options: RemoteGPU, setting: str) -> int:

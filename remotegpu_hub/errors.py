@@ -82,6 +82,15 @@ class TooMany(RemoteGPUError):
         super().__init__("Too many requests at once. Wait {after_seconds} s.", after_seconds=after_seconds)
 
 
+class Crowded(TooMany):
+    """The caller listens in too many places at once."""
+
+    def __init__(self, *, count: int, after_seconds: int) -> None:
+        super(TooMany, self).__init__(
+            "You listen in {count} places already. Close one of them first.", count=count, after_seconds=after_seconds
+        )
+
+
 class Abandoned(Conflict):
     """The attempt was given up before it was admitted: a start that timed out must hold nothing."""
 

@@ -87,3 +87,19 @@ class HubUser:
     created: str
     """Opaque; tells a re-created user with a reused id from the one before."""
     groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a receiver said: a status, or why there is none."""
+
+    status: int | None
+    error: str
+    """Empty when it took the event."""
+    said: str = ""
+    """The beginning of its answer."""
+    milliseconds: int = 0
+
+    @property
+    def taken(self) -> bool:
+        return not self.error

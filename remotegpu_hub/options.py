@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from traitlets import Bool, Dict, Enum, Integer, List, Unicode
+from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import LazyConfigValue
 
 from .domain.placement import POLICIES
 from .errors import Invalid, RemoteGPUError
 from .orm import QUOTA_RESOURCES
+from .runtime import RETRIES
 from .units import UNLIMITED, parse_bytes, parse_cores
 
 T = TypeVar("T")
@@ -104,6 +105,13 @@ class RemoteGPU(Configurable):
         "jovyan",
         help="""Kubernetes: the user of the images, as whom people log in by SSH where an environment has a port for it.
         The image needs sshd (package openssh-server); it runs without root. Default: jupyter's own images' user.""",
+    ).tag(config=True)
+    webhook_retries: Any = List(
+        Float(min=0.1),
+        list(RETRIES),
+        minlen=1,
+        help="""Seconds between the tries of a webhook that does not take an event, each a fifth more or less by chance;
+        the last one is repeated until a day is over. Default: a minute, 5, 30, 2 hours, 6 hours.""",
     ).tag(config=True)
     runtime_file = Unicode(
         "remotegpu-runtime.json",

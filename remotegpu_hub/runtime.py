@@ -25,6 +25,8 @@ from .orm import VolumeKind
 P = ParamSpec("P")
 T = TypeVar("T")
 
+RETRIES = (60.0, 300.0, 1800.0, 7200.0, 21600.0)
+"""Seconds: a minute, five, half an hour, two hours, and then six again and again."""
 RUNTIME_VARIABLE = "REMOTEGPU_RUNTIME"
 """Env var of our services that holds the path of the file."""
 
@@ -77,6 +79,10 @@ class Settings:
     """Whom a user logs in as by SSH; empty: under the hub user's own name."""
     stop_grace_seconds: int = 1
     """What a pod's processes get between being asked to end and being killed, whoever ends it."""
+    webhook_key: str = ""
+    """From which the secrets of webhooks are made; the same after each restart."""
+    webhook_pauses: list[float] = field(default_factory=lambda: list(RETRIES))
+    """Seconds between the tries of a delivery."""
     start_grace_seconds: int = 180
     """Start time-out, HTTP time-out and a minute: an older start that nobody waits for is a ghost."""
 

@@ -235,7 +235,7 @@ def activate(session: Session, *, attempt: str, mark: str, now: datetime) -> All
     move(allocation, AllocationState.ACTIVE)
     allocation.mark = mark
     allocation.started_at = allocation.seen_at = ceil_second(now)
-    environments.move(allocation.environment, EnvironmentState.RUNNING)
+    environments.change(session, allocation.environment, EnvironmentState.RUNNING, now=now)
     session.flush()
     record(session, actor=SYSTEM, action="allocation.activate", entity="allocation", entity_id=allocation.id,
            now=now, mark=mark)  # fmt: skip
@@ -306,7 +306,9 @@ def mark_ending(
     move(allocation, AllocationState.ENDING)
     allocation.ending_at = now
     allocation.end_reason = reason
-    environments.move(allocation.environment, EnvironmentState.STOPPING, message=message)
+    environments.change(
+        session, allocation.environment, EnvironmentState.STOPPING, now=now, message=message, reason=reason.value
+    )
     session.flush()
     record(session, actor=actor, action="allocation.ending", entity="allocation", entity_id=allocation.id, now=now,
            reason=reason.value, message=message)  # fmt: skip
@@ -362,10 +364,13 @@ def release(
     give_back(session, allocation)
     reason_kept = allocation.end_reason or reason
     failed = reason_kept in FAILURES
-    environments.move(
+    environments.change(
+        session,
         allocation.environment,
         EnvironmentState.ERROR if failed else EnvironmentState.STOPPED,
+        now=now,
         message=message or allocation.environment.message,
+        reason=reason_kept.value,
     )
     session.flush()
     record(session, actor=actor, action="allocation.release", entity="allocation", entity_id=allocation.id, now=now,

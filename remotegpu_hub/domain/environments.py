@@ -17,6 +17,7 @@ from ..orm import (
     AuditEntry,
     Environment,
     EnvironmentState,
+    EventKind,
     Image,
     ImageStatus,
     Member,
@@ -25,7 +26,7 @@ from ..orm import (
     Workspace,
 )
 from ..units import GIB, show_bytes
-from . import catalog, inventory, quotas, workspaces
+from . import catalog, events, inventory, quotas, workspaces
 from .audit import Actor, record
 from .placement import LeastLoaded, Policy
 from .ports import WEB, Ingress, Ranges, check_services
@@ -226,6 +227,17 @@ TRANSITIONS: dict[EnvironmentState, frozenset[EnvironmentState]] = {
 """Legal moves of an environment; staying where it is is always one."""
 
 
+HAPPENED: dict[EnvironmentState, EventKind] = {
+    EnvironmentState.CREATING: EventKind.CREATING,
+    EnvironmentState.RUNNING: EventKind.STARTED,
+    EnvironmentState.STOPPING: EventKind.STOPPING,
+    EnvironmentState.STOPPED: EventKind.STOPPED,
+    EnvironmentState.ERROR: EventKind.FAILED,
+    EnvironmentState.DELETED: EventKind.DELETED,
+}
+"""What whoever listens is told of each state."""
+
+
 def move(environment: Environment, state: EnvironmentState, *, message: str = "") -> None:
     """Change an environment's state by the table. A deleted one stays deleted. Raises: IllegalMove."""
     if environment.state == EnvironmentState.DELETED:
@@ -233,6 +245,19 @@ def move(environment: Environment, state: EnvironmentState, *, message: str = ""
     _check_move(environment.state, state)
     environment.state = state
     environment.message = message[:2000]
+
+
+def change(
+    session: Session, environment: Environment, state: EnvironmentState, *, now: datetime, message: str = "",
+    reason: str | None = None,
+) -> None:  # fmt: skip
+    """Move an environment, and tell of it where that is another state. Raises: IllegalMove."""
+    before = environment.state
+    move(environment, state, message=message)
+    if environment.state != before:
+        events.of_environment(
+            session, environment, HAPPENED[state], now=now, reason=reason, message=environment.message
+        )  # fmt: skip
 
 
 def _check_move(before: EnvironmentState, after: EnvironmentState) -> None:
@@ -398,10 +423,13 @@ def begin_creating(session: Session, *, user_id: int, server_name: str, wish: Wi
         session.connection().execute(_begin, {"whose": user_id, "which": server_name, **values}).scalar()
     )
     if begun is None:
-        return _make(session, Environment(user_id=user_id, server_name=server_name, **columns, created_at=now))
-    loaded = session.identity_map.get(identity_key(Environment, begun))
-    if loaded is not None:
-        session.expire(loaded)
+        begun = _make(session, Environment(user_id=user_id, server_name=server_name, **columns, created_at=now))
+    else:
+        loaded = session.identity_map.get(identity_key(Environment, begun))
+        if loaded is not None:
+            session.expire(loaded)
+    events.record(session, kind=EventKind.CREATING, now=now, workspace_id=wish.workspace_id, user_id=user_id,
+                  environment_id=begun, name=wish.display_name, server_name=server_name)  # fmt: skip
     return begun
 
 
@@ -442,6 +470,7 @@ def delete(session: Session, *, user_id: int, server_name: str, actor: Actor, no
     )
     if holds:
         raise Conflict("The environment is still running. Stop it first.")
+    events.of_environment(session, environment, EventKind.DELETED, now=now)
     environment.state = EnvironmentState.DELETED
     environment.deleted_at = now
     session.flush()

@@ -2,7 +2,7 @@
 rename or a deletion, so they are compared at each admission and each sync."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from sqlalchemy import column, select, table, update
@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from ..errors import NotFound
 from ..observed import HubUser
-from ..orm import DELETED, Environment, EnvironmentState, QuotaRequest, RequestState, User
+from ..orm import DELETED, Environment, EnvironmentState, EventKind, QuotaRequest, RequestState, User
+from . import events
 from .audit import SYSTEM, record
 
 _users = table("users", column("id"), column("name"), column("created"), column("admin"))
@@ -94,6 +95,8 @@ def _insert(session: Session, hub_user: HubUser, now: datetime) -> User:
 def retire(session: Session, *, user: User, now: datetime) -> None:
     """Mark a user whom the hub no longer has; environments and open requests go with it, the ledger stays."""
     user.deleted_at = now
+    for one in session.scalars(select(Environment).where(Environment.user_id == user.id, Environment.state != DELETED)):
+        events.of_environment(session, one, EventKind.DELETED, now=now)
     session.execute(
         update(Environment)
         .where(Environment.user_id == user.id, Environment.state != DELETED)
@@ -142,6 +145,19 @@ def by_name(session: Session, *, name: str) -> User:
     if user is None:
         raise NotFound(f"The user {name}")
     return user
+
+
+def currents(session: Session, *, names: Collection[str]) -> dict[str, tuple[int, bool]]:
+    """Our id of whoever has each of these names in the hub now, and whether the hub calls them an admin. Who is not
+    known here is left out."""
+    query = (
+        select(_users.c.name, _users.c.created, _users.c.admin, User.id, User.hub_created)
+        .join(User, (User.hub_user_id == _users.c.id) & User.deleted_at.is_(None))
+        .where(_users.c.name.in_(names))
+    )
+    return {
+        row.name: (row.id, bool(row.admin)) for row in session.execute(query) if row.hub_created == str(row.created)
+    }
 
 
 def current(session: Session, *, name: str) -> User:

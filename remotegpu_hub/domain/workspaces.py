@@ -1,7 +1,8 @@
 """Workspaces and their members. A linked workspace follows its hub group; `~user` is a person's own."""
 
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import available_timezones
@@ -28,7 +29,9 @@ from ..orm import (
     WorkspaceKind,
     WorkspaceStatus,
 )
+from . import users
 from .audit import SYSTEM, Actor, record
+from .events import Sight
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,61}[a-z0-9]")
 UNSET: Any = object()
@@ -335,6 +338,21 @@ def member_named(session: Session, *, workspace: Workspace, name: str) -> Member
     if member is None:
         raise NotFound("The member")
     return member
+
+
+def sights(session: Session, *, names: Collection[str]) -> dict[str, Sight]:
+    """Whose events each of these hub users may see now, in two statements for all of them. Who is left out is gone."""
+    people = users.currents(session, names=names)
+    memberships = select(Member.user_id, Member.workspace_id).where(
+        Member.user_id.in_([number for number, admin in people.values() if not admin]),
+        Member.status == MemberStatus.ACTIVE,
+    )
+    spaces: dict[int, set[int]] = defaultdict(set)
+    for user_id, workspace_id in session.execute(memberships):
+        spaces[user_id].add(workspace_id)
+    return {
+        name: Sight(number, frozenset(spaces[number]), everything=admin) for name, (number, admin) in people.items()
+    }
 
 
 def of_user(session: Session, *, user: User) -> list[Member]:

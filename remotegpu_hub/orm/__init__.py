@@ -1,6 +1,7 @@
 """Tables only, no verbs."""
 
 from .base import PREFIX, Base, UTCDateTime
+from .events import Delivery, DeliveryState, Event, EventKind, Told, Webhook
 from .housekeeping import Answered, AuditEntry, Fact, TickLease
 from .inventory import Flavor, Gpu, GpuSlot, GpuStatus, Host, HostModel, HostStatus, Image, ImageStatus, Visibility
 from .money import BillingRecord, MemberMonth, Price, RecordKind, SubjectKind
@@ -56,9 +57,13 @@ __all__ = [
     "Budget",
     "BudgetAction",
     "Deadline",
+    "Delivery",
+    "DeliveryState",
     "EndReason",
     "Environment",
     "EnvironmentState",
+    "Event",
+    "EventKind",
     "Fact",
     "Flavor",
     "Gpu",
@@ -85,11 +90,13 @@ __all__ = [
     "SshKey",
     "SubjectKind",
     "TickLease",
+    "Told",
     "UTCDateTime",
     "User",
     "Visibility",
     "Volume",
     "VolumeKind",
+    "Webhook",
     "Workspace",
     "WorkspaceKind",
     "WorkspaceStatus",

@@ -165,7 +165,7 @@ class Route:
     status: int = 200
     bare: bool = False
     """Also for tokens that carry nothing of ours, such as the one inside a user's server."""
-    streams: bool = False
+    lines: bool = False
     """Answers `Lines`, as plain text."""
     listing: bool = False
     """Answers a page: `{"items": […], "next": cursor or null}`."""
@@ -174,6 +174,10 @@ class Route:
     shows: Callable[[Call], Any] | None = None
     volatile: frozenset[str] = frozenset()
     """Names in the answer that change by themselves: they are no part of the ETag, and none answers 304."""
+    streams: bool = False
+    """Where `text/event-stream` is asked for, the list goes on as a stream."""
+    adds: Callable[[Call, str], str] | None = None
+    """Completes the answer with what must not be kept of it under an Idempotency-Key: a secret."""
 
     @property
     def changes(self) -> bool:
@@ -230,9 +234,12 @@ class Api(Handler):
 
     post = put = patch = delete = get
 
-    async def _handle(self, path: dict[str, str]) -> None:
-        method = str(self.request.method)
-        route = self.routes.get(method)
+    def admit(self) -> Route:
+        """The route of this request, for a caller who does not ask too often and whose token carries it.
+
+        Raises: HTTPError, TooMany, Denied.
+        """
+        route = self.routes.get(str(self.request.method))
         if route is None:
             raise HTTPError(405, reason=f"This path knows {', '.join(sorted(self.routes))}.")
         model = self.current_user
@@ -241,7 +248,11 @@ class Api(Handler):
             raise Denied(
                 "This token may not do that: it needs the scope {scope}.", scope=" or ".join(sorted(route.scopes))
             )
-        query, body = self._query(route), self._body(route)
+        return route
+
+    async def _handle(self, path: dict[str, str]) -> None:
+        route = self.admit()
+        query, body = self.asked(route), self._body(route)
         key = self._idempotency_key(route)
         work = lambda session: self._work(session, route, path, query, body, key)  # noqa: E731
         try:
@@ -286,7 +297,8 @@ class Api(Handler):
 
     # what came in
 
-    def _query(self, route: Route) -> Any:
+    def asked(self, route: Route) -> Any:
+        """The query, checked. Raises: Invalid."""
         given: dict[str, Any] = {}
         for name, values in self.request.query_arguments.items():
             if len(values) > 1:
@@ -326,7 +338,7 @@ class Api(Handler):
         if key is not None:
             said = self._said_before(call, key)
             if said is not None:
-                return said.status, said.body, ""
+                return said.status, route.adds(call, said.body) if route.adds else said.body, ""
         if route.changes and route.shows is not None:
             check_unchanged(route, call, self.request.headers.get("If-Match"))
         value = route.work(call)
@@ -339,6 +351,8 @@ class Api(Handler):
                 session, owner=call.actor.name, key=key, request=self._fingerprint(), status=status, body=text,
                 now=call.now,
             )  # fmt: skip
+        if route.adds is not None:
+            text = route.adds(call, text)
         return status, text, tag_of(text, route.volatile) if route.etag else ""
 
     def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
@@ -532,12 +546,16 @@ def _as(column: InstrumentedAttribute[Any], value: Any) -> Any:
     return value
 
 
-def handlers(routes: Sequence[Route]) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """What tornado serves: one handler for each path, with its verbs."""
+def handlers(
+    routes: Sequence[Route], special: Mapping[str, type[Api]] | None = None
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """What tornado serves: one handler for each path, with its verbs; `special` names paths that have their own."""
     by_path: dict[str, dict[str, Route]] = defaultdict(dict)
     for route in routes:
         by_path[route.pattern][route.method] = route
     buckets = Buckets()
+    own = special or {}
     return [
-        (f"api/{pattern}/?", Api, {"routes": verbs, "buckets": buckets}) for pattern, verbs in by_path.items()
-    ]  # fmt: skip
+        (f"api/{pattern}/?", own.get(pattern, Api), {"routes": verbs, "buckets": buckets})
+        for pattern, verbs in by_path.items()
+    ]

@@ -21,6 +21,11 @@ ERRORS = {
     "429": "Too many requests; Retry-After says how many seconds to wait.",
     "503": "The database or the hub does not answer; nothing was changed.",
 }
+_STREAM = (
+    "Server-sent events, where `Accept: text/event-stream` is sent: what happens from now on, or since the id in "
+    "`Last-Event-ID` or `after`. `data` is one item of the list as JSON, `id` its id; a comment every 15 s shows that "
+    "the line is alive. At most 5 streams for each user. It ends when the token does; begin again with the last id."
+)
 _PROBLEM = {
     "type": "object",
     "required": ["error"],
@@ -73,9 +78,11 @@ def describe(routes: Sequence[Route], *, title: str, server: str = "") -> dict[s
 def _operation(route: Route, references: dict[type[BaseModel], Any]) -> dict[str, Any]:
     answers = {status: _problem(text) for status, text in ERRORS.items() if _may_answer(route, status)}
     content: Any = {"application/json": {"schema": _answer(route, references)}} if route.answers else None
-    if route.streams:
+    if route.lines:
         content = {"text/plain": {"schema": {"type": "string"}}}
-    status = str(route.status if route.answers or route.streams else 204)
+    if content and route.streams:
+        content["text/event-stream"] = {"schema": {"type": "string", "description": _STREAM}}
+    status = str(route.status if route.answers or route.lines else 204)
     answers[status] = {"description": "Done.", **({"content": content} if content else {})}
     if route.etag and not route.changes and not route.volatile:
         answers["304"] = {"description": "It is still what If-None-Match names."}
@@ -100,7 +107,7 @@ def _may_answer(route: Route, status: str) -> bool:
         return route.body is not None
     if status == "412":
         return route.shows is not None
-    return status != "409" or route.changes or route.streams
+    return status != "409" or route.changes or route.lines
 
 
 def _problem(text: str) -> dict[str, Any]:
@@ -160,6 +167,8 @@ def _of_headers(route: Route) -> list[dict[str, Any]]:
     found = []
     if route.shows is not None:
         found.append(("If-Match", "ETag of what was read: refuse the change if it is another by now."))
+    if route.streams:
+        found.append(("Last-Event-ID", "Of a stream: go on behind this id; counts before `after`."))
     if route.method == "POST":
         found.append(("Idempotency-Key", "Repeating a request under its key makes nothing twice, for 24 hours."))
     return [

@@ -20,21 +20,25 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
 
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import budgets, catalog, invitations, keys, quotas, users, workspaces
+from remotegpu_hub.domain import budgets, catalog, invitations, keys, quotas, users, webhooks, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
+    Answered,
     AuditEntry,
     BudgetAction,
+    Delivery,
     EndReason,
     Environment,
+    Event,
     Gpu,
     Host,
     HostStatus,
-    QuotaRequest,
     Image,
+    QuotaRequest,
     QuotaScope,
     Role,
     SshKey,
@@ -135,6 +139,15 @@ TABLE: dict[str, frozenset[str]] = {
     "list_all_ports": HUB,
     "list_access": MEMBERS,
     "read_logs": MANAGERS | {"member"},
+    "list_events": EVERYBODY,
+    "list_webhooks": HUB,
+    "create_webhook": HUB,
+    "read_webhook": HUB,
+    "edit_webhook": HUB,
+    "remove_webhook": HUB,
+    "test_webhook": HUB,
+    "list_deliveries": HUB,
+    "deliver_again": HUB,
 }
 """Who may do what in `lab`: to the environment, the key and the request (for more inside it) of its member carol, and
 to the member zoe. The stranger is invited to `lab` as an admin, which gives no right but to answer."""
@@ -169,6 +182,8 @@ BODIES: dict[str, Any] = {
     "edit_gpu": {"status": "available"},
     "put_flavor": {"display_name": "Small", "cpu_millis": 1000, "memory_bytes": 2**30},
     "edit_image": {},
+    "create_webhook": {"url": "http://127.0.0.1:9/other", "kinds": ["environment.failed"]},
+    "edit_webhook": {"active": False},
 }
 
 
@@ -198,10 +213,12 @@ class Desk:
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
         user = "eve" if "invitations" in route.path else "zoe"
-        numbers = {"ssh-keys": self.key, "quota-requests": self.request, "images": self.image}
+        numbers = {
+            "ssh-keys": self.key, "quota-requests": self.request, "images": self.image, "webhooks": self.webhook,
+        }  # fmt: skip
         path = route.path.format(
             workspace=workspace, user=user, id=numbers.get(route.path.split("/")[0], self.environment), level="user",
-            host=self.host, uuid=self.gpu, name="small",
+            host=self.host, uuid=self.gpu, name="small", delivery=self.delivery,
         )  # fmt: skip
         if route.body is not None:
             body = dict(BODIES[route.operation])
@@ -220,6 +237,7 @@ class Desk:
                 made.name = f"made-{made.id}"
             session.execute(delete(SshKey))
             session.execute(update(Host).values(status=HostStatus.ONLINE))
+            self.webhook, self.delivery = self._webhook(session)
             carol = users.by_name(session, name="carol")
             if not without_key:
                 self.key = keys.add(session, user=carol, text=KEY, actor=ADMIN, now=hub.world.now).id
@@ -238,6 +256,22 @@ class Desk:
         with begin(hub.engine) as session:
             lab, eve = workspaces.by_name(session, name="lab"), users.by_name(session, name="eve")
             invitations.invite(session, workspace=lab, user=eve, role=Role.ADMIN, actor=ADMIN, now=datetime.now(UTC))
+
+    def _webhook(self, session: Session) -> tuple[int, int]:
+        """One that nobody listens to, paused, with one delivery."""
+        now = self.hub.world.now
+        for one in webhooks.live(session):
+            webhooks.remove(session, webhook_id=one.id, actor=ADMIN, now=now)
+        key = self.hub.runtime.settings.webhook_key
+        url, kinds = "http://127.0.0.1:9/", ["environment.failed"]
+        made = webhooks.create(session, url=url, kinds=kinds, key=key, actor=ADMIN, now=now)
+        made.active = False
+        event = session.scalars(select(Event).where(Event.number.is_not(None))).first()
+        assert event is not None
+        sent = Delivery(webhook_id=made.id, event_id=event.id, tries=1, created_at=now, next_try_at=now, give_up_at=now)
+        session.add(sent)
+        session.flush()
+        return made.id, sent.id
 
 
 @pytest.fixture(scope="session")
@@ -551,7 +585,7 @@ def test_an_environment_is_made_once_however_often_it_is_asked_for_and_its_log_i
         assert desk.ask("member", "DELETE", f"environments/{found['id']}").is_success
 
 
-def test_a_stream_ends_when_its_reader_loses_the_right(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+def test_a_stream_ends_when_its_reader_loses_the_right(desk: Desk):
     desk.hub.start_server("carol", {"workspace": "lab"}, server="watched")
     try:
         (one,) = desk.ask("member", "GET", "environments?search=watched&running=true").json()["items"]
@@ -578,6 +612,24 @@ def test_a_choice_that_makes_no_sense_is_told_before_the_hub_is_asked(desk: Desk
         answer = desk.ask("member", "POST", "environments", json={"name": "x", **wrong})
         assert answer.status_code in (400, 404), answer.text
     assert not desk.ask("member", "GET", "environments?search=x&running=true").json()["items"]
+
+
+def test_a_secret_is_told_at_the_creation_also_when_it_is_repeated_and_kept_nowhere(desk: Desk):
+    body = {"url": "https://example.org/hook", "kinds": ["budget.threshold"]}
+    create = lambda: desk.ask("hub admin", "POST", "webhooks", json=body, headers={"Idempotency-Key": "k-hook"})  # noqa: E731
+    first, again = create(), create()
+    assert first.status_code == 201
+    assert first.text == again.text
+    secret = first.json()["secret"]
+    assert secret.startswith("whsec_")
+    kept = desk.hub.world.read(select(Answered.body).where(Answered.key == "k-hook"))
+    assert kept and secret not in kept[0]
+    shown = desk.ask("hub admin", "GET", f"webhooks/{first.json()['id']}")
+    assert "secret" not in shown.json()
+    edited = desk.ask("hub admin", "PATCH", f"webhooks/{first.json()['id']}", json={"active": False},
+                      headers={"If-Match": shown.headers["ETag"]})  # fmt: skip
+    assert edited.json()["active"] is False
+    assert edited.headers["ETag"] != shown.headers["ETag"]
 
 
 def test_a_start_that_the_rules_refuse_is_told_with_the_limit(desk: Desk):

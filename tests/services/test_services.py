@@ -90,10 +90,12 @@ def test_a_service_that_is_killed_alone_comes_back(hub: GpuHub) -> None:
 
 def test_services_die_with_the_hub_and_the_next_hub_starts(hub: GpuHub) -> None:
     pids = [hub.service_pid(name) for name in ("workspaces", "billing")]
+    key = hub.runtime.settings.webhook_key
     hub.kill()
     deadline = time.monotonic() + 10
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
         assert time.monotonic() < deadline, "a service outlived its hub"
         time.sleep(0.05)
     hub.start()
+    assert key and hub.runtime.settings.webhook_key == key, "the secrets of webhooks are good after each start"
     assert hub.service("workspaces", "").status_code == 302, "its page sends whoever is not logged in to the login"

@@ -70,6 +70,69 @@
       asking = false;
     }
   }
-  setInterval(renew, EVERY);
-  document.addEventListener("visibilitychange", renew);
+
+  // What happens is told by a stream, where the page has one; then the clock is only for what changes by itself. It is
+  // read by fetch, since an EventSource cannot send the page's token. Nobody listens for a page that nobody sees.
+  const SILENCE = 22000, MOST_PAUSE = 60000;
+  let listening = false, after = "", pause = 1000, again = 0, soon = 0, ear = null, rounds = 0;
+  function news() {
+    clearTimeout(soon);
+    soon = setTimeout(renew, 200);
+  }
+  async function listen() {
+    clearTimeout(again);
+    if (!live.dataset.events || ear || document.hidden) return;
+    const own = ear = new AbortController();
+    let silence = 0;
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => own.abort(), SILENCE);
+    };
+    try {
+      heard();
+      const headers = { Accept: "text/event-stream", "X-XSRFToken": document.querySelector("meta[name=xsrf]").content };
+      if (after) headers["Last-Event-ID"] = after;
+      const answer = await fetch(live.dataset.events, { headers, signal: own.signal, redirect: "error" });
+      if (!answer.ok) throw new Error(answer.status);
+      listening = true;
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let rest = ""; ; ) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        heard();
+        pause = 1000;
+        const lines = (rest + value).split("\n");
+        rest = lines.pop();
+        for (const line of lines) {
+          if (line.startsWith("id: ")) after = line.slice(4);
+          else if (line.startsWith("data: ")) news();
+        }
+      }
+    } catch {
+      pause = Math.min(2 * pause, MOST_PAUSE);
+    } finally {
+      clearTimeout(silence);
+      if (ear === own) ear = null;
+      listening = false;
+      if (!document.hidden) {
+        news();
+        again = setTimeout(listen, pause * (0.5 + Math.random()));
+      }
+    }
+  }
+  listen();
+  setInterval(() => {
+    if (!listening || ++rounds % 3 === 0) renew();
+  }, EVERY);
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) ear?.abort();
+    else listen();
+    renew();
+  });
+  addEventListener("offline", () => ear?.abort());
+  addEventListener("online", () => {
+    pause = 1000;
+    renew();
+    listen();
+  });
 })();

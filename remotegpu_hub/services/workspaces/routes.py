@@ -3,6 +3,7 @@
 from . import (
     budgets,
     catalogue,
+    events,
     invitations,
     keys,
     limits,
@@ -15,6 +16,7 @@ from . import (
     trail,
     usage,
     ways,
+    webhooks,
 )
 
 ROUTES = [
@@ -32,4 +34,6 @@ ROUTES = [
     *machines.ROUTES,
     *catalogue.ROUTES,
     *trail.ROUTES,
+    *events.ROUTES,
+    *webhooks.ROUTES,
 ]

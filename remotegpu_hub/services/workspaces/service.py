@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ... import choices, workers
+from ... import choices, courier, workers
 from ...domain.offers import offers
 from ...runtime import Runtime, utcnow
 from ..api import handlers
@@ -17,6 +17,8 @@ from ..pages import STATIC
 from . import (
     admin,
     environment_page,
+    events,
+    hook_pages,
     limit_pages,
     member_pages,
     pages,
@@ -67,6 +69,7 @@ class Description(Handler):
 def ticks(runtime: Runtime) -> list[Awaitable[None]]:
     hub = hub_client()
     site = sites.of(runtime)
+    carrier = courier.Courier(runtime)
 
     async def sync() -> None:
         await workers.sync(runtime, site)
@@ -86,6 +89,9 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
         close_at_the_end(),
         workers.every(runtime, "sync", workers.SYNC_SECONDS, sync, site.hosts_changed),
         workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile, site.runs_changed),
+        workers.every(runtime, "events", courier.REST_SECONDS, carrier.shift),
+        workers.every(runtime, "thresholds", courier.THRESHOLD_SECONDS, carrier.look_at_limits),
+        events.Stream.feed.run(runtime),
     ]
 
 
@@ -98,7 +104,7 @@ def main() -> None:
         "remotegpu_hub.services.workspaces",
         [
             *own,
-            *handlers(ROUTES),
+            *handlers(ROUTES, {"events": events.Stream}),
             *pages.ROUTES,
             *environment_page.ROUTES,
             *try_page.ROUTES,
@@ -109,6 +115,7 @@ def main() -> None:
             *request_pages.ROUTES,
             *quota_pages.ROUTES,
             *admin.ROUTES,
+            *hook_pages.ROUTES,
             STATIC,
         ],
         ticks,

@@ -117,5 +117,5 @@ ROUTES = [
           query=PortsAsked, listing=True),
     Route("GET", "environments/{id}/access", "Tell how its open ports are reached", Needs.SELF, list_access,
           answers=Way, listing=True),
-    Route("GET", "environments/{id}/logs", "Read what it prints", Needs.SELF, read_logs, query=LogsAsked, streams=True),
+    Route("GET", "environments/{id}/logs", "Read what it prints", Needs.SELF, read_logs, query=LogsAsked, lines=True),
 ]  # fmt: skip

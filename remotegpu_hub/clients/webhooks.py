@@ -1,0 +1,68 @@
+"""POSTs to receivers that others run: signed, short, and never led elsewhere by a redirect or a proxy."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from time import monotonic
+from typing import Any, Final
+
+import httpx
+
+from ..observed import Reply
+
+TIMEOUT_SECONDS: Final = 10.0
+MOST_READ: Final = 2000
+"""Bytes of an answer that are read."""
+MOST_SAID: Final = 200
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """What the receiver computes too: HMAC-SHA256 over `timestamp.body`, in hexadecimal digits."""
+    return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+def client() -> httpx.AsyncClient:
+    """For all receivers; one that is slow takes no connection from another."""
+    return httpx.AsyncClient(
+        timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        headers={"User-Agent": "remotegpu-hub"},
+    )  # fmt: skip
+
+
+async def send(
+    http: httpx.AsyncClient, *, url: str, secret: str, event: dict[str, Any], now_seconds: int
+) -> Reply:  # fmt: skip
+    """POST one event. Whatever goes wrong is in the reply; nothing is raised for it."""
+    body = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    timestamp = str(now_seconds)
+    headers = {
+        "Content-Type": "application/json",
+        "X-RemoteGPU-Event": str(event["id"]),
+        "X-RemoteGPU-Kind": str(event["kind"]),
+        "X-RemoteGPU-Timestamp": timestamp,
+        "X-RemoteGPU-Signature": signature(secret, timestamp, body),
+    }
+    began = monotonic()
+    status: int | None = None
+    said = b""
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT_SECONDS),
+            http.stream("POST", url, content=body, headers=headers) as answer,
+        ):
+            status = answer.status_code
+            async for part in answer.aiter_raw():
+                said += part
+                if len(said) >= MOST_READ:
+                    break
+        error = "" if answer.is_success else f"HTTP {status}"
+        if answer.is_redirect:
+            error = f"HTTP {status}: a redirect is not followed"
+    except (TimeoutError, httpx.TimeoutException):
+        error = f"no answer within {TIMEOUT_SECONDS:g} s"
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as problem:
+        error = str(problem) or type(problem).__name__
+    text = said[:MOST_READ].decode("utf-8", "replace").replace("\0", "")
+    return Reply(status, error[:200], text[:MOST_SAID], round(1000 * (monotonic() - began)))

@@ -1,0 +1,103 @@
+"""Webhooks against the very receiver that the documentation shows, and against odd ones."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remotegpu_hub.clients import webhooks
+from tests.hubs import free_ports
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "admin-guide.md"
+EVENT = {"id": 7, "kind": "environment.failed", "workspace": "lab", "user": "bob", "detail": {"name": "训练"}}
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Iterator[str]:
+    """The receiver of the admin guide, with its secret `right`."""
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (port,) = free_ports(1)
+    assert "9000" in code
+    (tmp_path / "receiver.py").write_text(code.replace("9000", str(port)))
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-u", str(tmp_path / "receiver.py")], env={**os.environ, "WEBHOOK_SECRET": "right"},
+            stdout=said, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/hook"
+    process.kill()
+    process.wait()
+
+
+async def send(url: str, secret: str = "right", *, seconds_ago: int = 0) -> Any:
+    async with webhooks.client() as http:
+        return await webhooks.send(
+            http, url=url, secret=secret, event=EVENT, now_seconds=int(time.time()) - seconds_ago
+        )  # fmt: skip
+
+
+async def test_the_documented_receiver_takes_ours_once_and_refuses_forged_and_old_ones(shown: str, tmp_path: Path):
+    for given, status in (({}, 204), ({}, 204), ({"secret": "wrong"}, 403), ({"seconds_ago": 400}, 403)):
+        reply = await send(shown, **given)  # type: ignore[arg-type]
+        assert (reply.status, reply.taken) == (status, status == 204)
+    assert (tmp_path / "said").read_text() == "environment.failed lab bob {'name': '训练'}\n"
+
+
+@pytest.fixture
+def odd() -> Iterator[str]:
+    """Answers as the path says."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/redirect":
+                self.send_response(307)
+                self.send_header("Location", "/elsewhere")
+            elif self.path == "/elsewhere":
+                pytest.fail("a redirect was followed")
+            else:
+                self.send_response(200)
+            self.end_headers()
+            try:
+                while self.path == "/endless":
+                    self.wfile.write(b"x" * 1000)
+                while self.path == "/drip":
+                    self.wfile.write(b"x")
+                    time.sleep(0.1)
+            except OSError:
+                pass
+
+        def log_message(self, *said: Any) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+async def test_no_receiver_can_lead_us_elsewhere_keep_us_or_fill_our_memory(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+):  # fmt: skip
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9/")
+    assert (await send(f"{odd}/redirect")).error == "HTTP 307: a redirect is not followed"
+    endless = await send(f"{odd}/endless")
+    assert (endless.taken, len(endless.said)) == (True, 200)
+    assert (await send(f"{odd}/drip")).error == "no answer within 1 s"
+    (closed,) = free_ports(1)
+    assert not (await send(f"http://127.0.0.1:{closed}/")).taken
+    assert not (await send("http://no.such.host.invalid/")).taken

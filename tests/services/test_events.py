@@ -1,0 +1,277 @@
+"""The stream of events and the webhooks behind a real hub, with real listeners and receivers."""
+
+import hashlib
+import hmac
+import json
+import os
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from remotegpu_hub.domain import environments
+from tests.gpu_hubs import GpuHub
+
+from .conftest import put_members
+
+ALL_STATES = [f"environment.{one}" for one in ("creating", "started", "stopping", "stopped")]
+STARTED = "environment.started"
+
+
+class Ear:
+    """Listens in a thread of its own, until it is closed or the stream ends."""
+
+    def __init__(self, hub: GpuHub, token: str, query: str = "", **headers: str) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self.ids: list[int] = []
+        self.status = 0
+        self.ended = threading.Event()
+        self._ready = threading.Event()
+        headers = {"Authorization": f"token {token}", "Accept": "text/event-stream", **headers}
+        self._asked = (f"{hub.url}services/workspaces/api/events{query}", headers)
+        self._client = httpx.Client(timeout=60, trust_env=False)
+        self._closing = False
+        threading.Thread(target=self._listen, daemon=True).start()
+        assert self._ready.wait(30)
+
+    def _listen(self) -> None:
+        try:
+            with self._client.stream("GET", self._asked[0], headers=self._asked[1]) as answer:
+                self.status, self._answer = answer.status_code, answer
+                for line in answer.iter_lines():
+                    self._ready.set()
+                    if line.startswith("id: "):
+                        self.ids.append(int(line[4:]))
+                    if line.startswith("data: "):
+                        self.heard.append(json.loads(line[6:]))
+                    if self._closing:
+                        return
+        except (httpx.HTTPError, httpx.StreamError, OSError):
+            pass
+        finally:
+            self._ready.set()
+            self.ended.set()
+
+    @property
+    def kinds(self) -> list[str]:
+        return [one["kind"] for one in self.heard]
+
+    def close(self) -> None:
+        self._closing = True
+        for connection in self._client._transport._pool.connections:  # type: ignore[attr-defined]
+            stream = connection._connection._network_stream.get_extra_info("socket")
+            stream.shutdown(2)
+        self.ended.wait(10)
+
+
+@pytest.fixture
+def listen(hub: GpuHub) -> Iterator[Callable[..., Ear]]:
+    ears: list[Ear] = []
+
+    def begin(user: str, query: str = "", *, token: str = "", **headers: str) -> Ear:
+        ears.append(Ear(hub, token or hub.token_of(user), query, **headers))
+        return ears[-1]
+
+    yield begin
+    for one in ears:
+        if not one.ended.is_set():
+            one.close()
+
+
+def test_everybody_hears_what_they_may_see_and_goes_on_where_they_were(hub: GpuHub, listen: Callable[..., Ear]):
+    put_members(hub)
+    revoked = hub.api("POST", "users/alice/tokens", json={"note": "soon gone"}).json()
+    losing = listen("alice", token=revoked["token"])
+    assert hub.api("DELETE", f"users/alice/tokens/{revoked['id']}").is_success
+    carol, dave, eve, admin = (listen(name) for name in ("carol", "dave", "eve", "admin"))
+    idle = [listen(name, "?mine=true") for name in ("bob", "admin")]
+    hub.start_server("carol", {"workspace": "lab"}, server="heard")
+    hub.until(lambda: STARTED in dave.kinds, "a member of the workspace hears of it", 10)
+    put_members(hub, dave="viewer")
+    remove(hub, "dave")
+    hub.stop_server("carol", "heard")
+    for ear in (carol, admin):
+        hub.until(lambda ear=ear: ear.kinds[-4:] == ALL_STATES, "all of it was told", 10)  # type: ignore[misc]
+    time.sleep(1.5)
+    assert (dave.kinds, eve.kinds) == (ALL_STATES[:2], []), "who was removed hears nothing more, a stranger nothing"
+    assert [one.kinds for one in idle] == [[], []], "nor does who asked for their own alone"
+    assert not dave.ended.is_set()
+    first = carol.heard[0]
+    assert (first["workspace"], first["user"], first["detail"]["server_name"]) == ("lab", "carol", "heard")
+    assert carol.ids == sorted(carol.ids) == [one["id"] for one in carol.heard]
+    again = listen("carol", **{"Last-Event-ID": str(first["id"])})
+    hub.until(lambda: again.kinds == ALL_STATES[1:], "the rest comes again", 10)
+    assert listen("carol", f"?after={first['id']}&kind=environment.stopped").status == 200
+    told = hub.service("workspaces", f"api/events?after={first['id']}&sort=id", token=hub.token_of("carol")).json()
+    assert [one["kind"] for one in told["items"]] == ALL_STATES[1:], "the same as a list"
+    assert losing.ended.wait(40), "a stream ends with its token"
+    put_members(hub)
+
+
+def remove(hub: GpuHub, name: str) -> None:
+    answer = httpx.delete(
+        f"{hub.url}services/workspaces/api/workspaces/lab/members/{name}", trust_env=False, timeout=30,
+        headers={"Authorization": f"token {hub.token_of('alice')}"},
+    )  # fmt: skip
+    assert answer.is_success, answer.text
+
+
+def test_a_user_has_a_few_streams_and_a_bad_place_to_go_on_from_is_told(hub: GpuHub, listen: Callable[..., Ear]):
+    ears = [listen("eve") for _ in range(5)]
+    assert {one.status for one in ears} == {200}
+    assert listen("eve").status == 429
+    ears[0].close()
+    hub.until(lambda: listen("eve").status == 200, "one that is closed makes room", 10)
+    assert listen("bob", **{"Last-Event-ID": "x"}).status == 400
+    assert listen("bob", "?after=-1").status == 400
+    assert listen("bob", token=hub.token_of("bob", ["access:services!service=workspaces"])).status == 403
+
+
+class Receiver:
+    """Takes webhooks; `answers` are the statuses of the first ones, `holding` keeps them waiting."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+        self.holding = threading.Event()
+        self.go_on = threading.Event()
+        outer = self
+
+        class Take(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.got.append(({key.lower(): value for key, value in self.headers.items()}, body))
+                if outer.holding.is_set():
+                    outer.go_on.wait(30)
+                self.send_response(outer.answers.pop(0) if outer.answers else 200)
+                self.end_headers()
+                self.wfile.write(b"thank you")
+
+            def log_message(self, *said: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Take)
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign] # who asked was killed
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def of(self, environment: str) -> dict[str, list[str]]:
+        """Kinds that came of one environment, by the events' ids."""
+        found = defaultdict(list)
+        for headers, body in list(self.got):
+            event = json.loads(body)
+            if event["detail"].get("server_name") == environment:
+                found[headers["x-remotegpu-event"]].append(event["kind"])
+        return found
+
+    def close(self) -> None:
+        self.go_on.set()
+        self.server.shutdown()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+class Desk:
+    """An admin of the hub at the webhooks."""
+
+    def __init__(self, hub: GpuHub) -> None:
+        headers = {"Authorization": f"token {hub.token_of('admin')}"}
+        self.client = httpx.Client(
+            base_url=f"{hub.url}services/workspaces/api/", headers=headers, timeout=60, trust_env=False
+        )
+
+    def add(self, url: str, *kinds: str) -> dict[str, Any]:
+        answer = self.client.post("webhooks", json={"url": url, "kinds": list(kinds)})
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def log(self, webhook: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client.get(f"webhooks/{webhook}/deliveries").json()["items"]
+        return found
+
+
+@pytest.fixture
+def desk(hub: GpuHub) -> Iterator[Desk]:
+    made = Desk(hub)
+    yield made
+    for one in made.client.get("webhooks").json()["items"]:
+        made.client.delete(f"webhooks/{one['id']}")
+
+
+def signature(secret: str, headers: dict[str, str], body: bytes) -> str:
+    text = headers["x-remotegpu-timestamp"].encode() + b"." + body
+    return "sha256=" + hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()
+
+
+def test_a_webhook_is_signed_tried_again_and_logged(hub: GpuHub, desk: Desk, receiver: Receiver):
+    made = desk.add(receiver.url, STARTED)
+    tested = desk.client.post(f"webhooks/{made['id']}/test").json()
+    assert (tested["delivered"], tested["status"], tested["said"]) == (True, 200, "thank you")
+    assert receiver.got[0][0]["x-remotegpu-kind"] == "test"
+    receiver.answers = [500, 302]
+    hub.start_server("carol", {"workspace": "lab"}, server="hooked")
+    hub.until(lambda: len(receiver.got) == 4, "it was tried until it was taken", 30)
+    hub.stop_server("carol", "hooked")
+    for headers, body in receiver.got:
+        assert headers["x-remotegpu-signature"] == signature(made["secret"], headers, body)
+        assert abs(time.time() - int(headers["x-remotegpu-timestamp"])) < 60
+        assert headers["x-remotegpu-kind"] == json.loads(body)["kind"]
+    assert list(receiver.of("hooked").values()) == [[STARTED] * 3], "under the same id each time, and nothing else"
+    hub.until(lambda: desk.log(made["id"])[0]["state"] == "delivered", "it is logged", 10)
+    last, test = desk.log(made["id"])
+    assert (last["kind"], last["tries"], last["last_status"], last["event_id"]) == (
+        STARTED, 3, 200, int(next(iter(receiver.of("hooked")))),
+    )  # fmt: skip
+    assert (test["kind"], test["state"], test["event_id"]) == ("test", "delivered", None)
+    again = desk.client.post(f"webhooks/{made['id']}/deliveries/{last['id']}/again")
+    assert (again.status_code, again.json()["state"]) == (202, "waiting")
+    hub.until(lambda: len(receiver.got) == 5, "it came once more", 10)
+    assert desk.client.post(f"webhooks/{made['id']}/deliveries/{test['id']}/again").status_code == 409
+
+
+def test_a_killed_service_loses_nothing_and_a_dead_receiver_holds_nobody_up(
+    hub: GpuHub, desk: Desk, receiver: Receiver
+):
+    dead = Receiver()
+    dead.holding.set()
+    try:
+        slow = desk.add(dead.url, *ALL_STATES)
+        desk.add(receiver.url, *ALL_STATES)
+        hub.start_server("carol", {"workspace": "lab"}, server="killed")
+        began = time.monotonic()
+        hub.until(lambda: len(receiver.of("killed")) == 2, "the living one is told", 30)
+        assert time.monotonic() - began < 8, "without waiting for the dead one"
+        hub.until(lambda: dead.got, "the dead one is being tried", 10)
+        receiver.holding.set()
+        hub.stop_server("carol", "killed")
+        hub.until(lambda: len(receiver.of("killed")) >= 3, "it is being told of the end", 30)
+        before = hub.service_pid("workspaces")
+        os.kill(before, signal.SIGKILL)
+        receiver.holding.clear()
+        receiver.go_on.set()
+        told = lambda: sorted(kinds[0] for kinds in receiver.of("killed").values())  # noqa: E731
+        hub.until(lambda: told() == sorted(ALL_STATES), "after the kill everything is there", 60)
+        hub.until(lambda: max(map(len, receiver.of("killed").values())) > 1, "what was being told is told again", 60)
+        assert hub.service_pid("workspaces") != before
+        hub.until(lambda: hub.service("workspaces", "").status_code == 302, "it answers again")
+        hub.until(lambda: desk.log(slow["id"])[-1]["tries"], "the dead one is tried and tried again", 60)
+        assert "no answer" in desk.log(slow["id"])[-1]["last_error"]
+        assert {one["state"] for one in desk.log(slow["id"])} == {"waiting"}
+        hub.until(lambda: hub.ticked("thresholds"), "limits are looked at")
+    finally:
+        dead.close()
+
+
+def test_every_state_of_an_environment_has_its_event():
+    assert set(environments.HAPPENED) == set(environments.EnvironmentState)
