@@ -1,5 +1,6 @@
 """Rows as plain values for programs: the same in the command's `--json` and in the API."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -7,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .domain import inventory
-from .orm import Allocation, Environment, Gpu, GpuStatus, Host
+from .orm import Allocation, Environment, Flavor, Gpu, GpuStatus, Host, Image, User, Workspace
 from .units import iso
 
 
@@ -45,7 +46,7 @@ def condition(gpu: Gpu) -> str:
     return "used by others" if gpu.foreign else gpu.status.value
 
 
-def gpus(session: Session, *, host: str | None = None, uuid: str | None = None) -> list[dict[str, Any]]:
+def gpus(session: Session, *, host: str | None = None, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """GPUs for programs, each with its slots and who holds them; in the order of hosts and devices."""
     slots: dict[int, list[dict[str, Any]]] = {}
     for one in inventory.holders(session):
@@ -61,8 +62,8 @@ def gpus(session: Session, *, host: str | None = None, uuid: str | None = None) 
     query = select(Gpu, Host).join(Host, Host.id == Gpu.host_id).order_by(Host.name, Gpu.index)
     if host is not None:
         query = query.where(Host.name == host)
-    if uuid is not None:
-        query = query.where(Gpu.uuid == uuid)
+    if ids is not None:
+        query = query.where(Gpu.id.in_(ids))
     return [
         {
             "host": machine.name,
@@ -79,6 +80,41 @@ def gpus(session: Session, *, host: str | None = None, uuid: str | None = None) 
         }
         for gpu, machine in session.execute(query)
     ]
+
+
+def image(session: Session, row: Image) -> dict[str, Any]:
+    """An image of the catalogue for programs."""
+    space = session.get(Workspace, row.workspace_id) if row.workspace_id else None
+    owner = session.get(User, row.owner_id) if row.owner_id else None
+    return {
+        "reference": row.reference,
+        "digest": row.digest,
+        "display_name": row.display_name,
+        "framework": row.framework,
+        "cuda_version": row.cuda_version,
+        "python_version": row.python_version,
+        "size_bytes": row.size_bytes,
+        "category": row.category,
+        "visibility": row.visibility.value,
+        "workspace": space.name if space else None,
+        "owner": owner.name if owner else None,
+        "status": row.status.value,
+    }
+
+
+def flavor(session: Session, row: Flavor) -> dict[str, Any]:
+    """A flavor for programs."""
+    space = session.get(Workspace, row.workspace_id) if row.workspace_id else None
+    return {
+        "name": row.name,
+        "display_name": row.display_name,
+        "gpu_model": row.gpu_model,
+        "gpu_slots": row.gpu_slots,
+        "cpu_millis": row.cpu_millis,
+        "memory_bytes": row.memory_bytes,
+        "workspace": space.name if space else None,
+        "retired": row.retired,
+    }
 
 
 def environment(row: Environment, run: Allocation | None, stops_at: datetime | None, currency: str) -> dict[str, Any]:

@@ -155,6 +155,8 @@ class Route:
     etag: bool = False
     """The answer has an ETag, and an edit heeds If-Match: `shows` reads what is to be edited."""
     shows: Callable[[Call], Any] | None = None
+    shown_as: type[BaseModel] | None = None
+    """What `shows` is read as, where the edit answers something else."""
 
     @property
     def changes(self) -> bool:
@@ -300,7 +302,7 @@ class Api(Handler):
             if said is not None:
                 return said.status, said.body, ""
         if route.changes and route.shows is not None:
-            self._check_unchanged(route, call)
+            check_unchanged(route, call, self.request.headers.get("If-Match"))
         value = route.work(call)
         if isinstance(value, Later):
             return route.status, value, ""
@@ -323,17 +325,18 @@ class Api(Handler):
         text = f"{self.request.method} {self.request.path}\0".encode() + self.request.body
         return hashlib.sha256(text).hexdigest()
 
-    def _check_unchanged(self, route: Route, call: Call) -> None:
-        """What is edited is still what the caller saw; it stays so until the transaction ends.
 
-        Raises: Changed.
-        """
-        wanted = self.request.headers.get("If-Match")
-        if wanted is None or route.shows is None:
-            return
-        now = tag_of(write(route, route.shows(replace(call, locked=True))))
-        if wanted != "*" and now not in [one.strip() for one in wanted.split(",")]:
-            raise Changed
+def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
+    """What is edited is still what the caller saw, by its ETags; it stays so until the transaction ends.
+
+    Raises: Changed.
+    """
+    if seen is None or route.shows is None:
+        return
+    shown = replace(route, answers=route.shown_as or route.answers)
+    now = tag_of(write(shown, route.shows(replace(call, locked=True))))
+    if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
+        raise Changed
 
 
 def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, str], query: Any, body: Any) -> Call:

@@ -43,9 +43,9 @@ from tests.worlds import ADMIN
 
 from .conftest import ROLES, put_members
 
-KEY = (
-    Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    + " carol@laptop"
+KEY, OTHER_KEY = (
+    Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() + comment
+    for comment in (" carol@laptop", " carol@desk")
 )
 CALLERS = {**{role: user for user, role in ROLES.items()}, "stranger": "eve", "hub admin": "admin"}
 EVERYBODY = frozenset(CALLERS)
@@ -54,7 +54,10 @@ OWNERS = HUB | {"owner"}
 MANAGERS = OWNERS | {"admin"}
 MEMBERS = MANAGERS | {"member", "viewer"}
 
+KEYS_OF_USER = ("list_keys_of_user", "add_key_of_user", "remove_key_of_user")
 TABLE: dict[str, frozenset[str]] = {
+    "read_who": EVERYBODY,
+    "read_overview": MEMBERS,
     "list_workspaces": EVERYBODY,
     "create_workspace": HUB,
     "read_workspace": MEMBERS,
@@ -86,11 +89,14 @@ TABLE: dict[str, frozenset[str]] = {
     "list_keys": EVERYBODY,
     "add_key": EVERYBODY,
     "remove_key": frozenset({"member"}),
+    **dict.fromkeys(KEYS_OF_USER, HUB | {"member"}),
     "list_hosts": HUB,
     "read_host": HUB,
     "edit_host": HUB,
     "list_gpus_of_host": HUB,
+    "list_gpus": HUB,
     "edit_gpu": HUB,
+    "edit_gpu_of_host": HUB,
     "list_images": HUB,
     "list_flavors": HUB,
     "list_audit": HUB,
@@ -112,6 +118,8 @@ BODIES: dict[str, Any] = {
     "add_key": {"public_key": KEY},
     "edit_host": {"status": "online"},
     "edit_gpu": {"status": "available"},
+    "edit_gpu_of_host": {"status": "available"},
+    "add_key_of_user": {"public_key": OTHER_KEY},
 }
 
 
@@ -137,9 +145,10 @@ class Desk:
 
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
-        number = self.key if route.path.startswith("ssh-keys") else self.environment
+        of_keys = "ssh-keys" in route.path
         path = route.path.format(
-            workspace=workspace, user="zoe", id=number, level="user", host=self.host, uuid=self.gpu
+            workspace=workspace, user="carol" if of_keys else "zoe", id=self.key if of_keys else self.environment,
+            level="user", host=self.host, uuid=self.gpu, index=0,
         )  # fmt: skip
         if route.body is not None:
             given.setdefault("json", BODIES[route.operation])
@@ -194,7 +203,7 @@ def test_each_route_lets_in_exactly_those_whom_the_table_names(desk: Desk, route
         if role in allowed:
             continue
         hidden = role == "stranger" and ("{workspace}" in route.path or "environments/{id}" in route.path)
-        hidden = (hidden and allowed != HUB) or route.operation in ("remove_key", "leave_workspace")
+        hidden = (hidden and allowed != HUB) or route.operation in ("remove_key", "leave_workspace", *KEYS_OF_USER)
         assert answer.status_code == (404 if hidden else 403), f"{role}: {answer.status_code} {answer.text}"
         assert set(answer.json()["error"]) == {"code", "message", "facts", "request_id"}
 

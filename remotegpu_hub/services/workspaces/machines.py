@@ -5,12 +5,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from ... import plain
 from ...domain import inventory
 from ...errors import NotFound
-from ...orm import Flavor, Gpu, GpuStatus, Host, HostStatus, Image, ImageStatus, User, Workspace
+from ...orm import Flavor, Gpu, GpuStatus, Host, HostStatus, Image, ImageStatus
 from ..api import Call, Needs, Paging, Route, Shape, page
 
 
@@ -141,27 +140,33 @@ def list_gpus_of_host(call: Call) -> Any:
     return plain.gpus(call.session, host=_host(call).name), None
 
 
+def list_gpus(call: Call) -> Any:
+    sorts = {"id": (Gpu.id,)}
+    found, following = page(call.session, select(Gpu), call.query, sorts=sorts, sort="id", shown=lambda gpu: gpu.id)
+    return plain.gpus(call.session, ids=found), following
+
+
 def edit_gpu(call: Call) -> Any:
     uuid = call.path["uuid"]
     if call.session.scalar(select(Gpu.id).where(Gpu.uuid == uuid)) is None:
         raise NotFound("The GPU")
-    inventory.set_gpu_status(
-        call.session, uuid=uuid, status=GpuStatus(call.body.status), actor=call.actor, now=call.now
-    )  # fmt: skip
-    return plain.gpus(call.session, uuid=uuid)[0]
+    return _set(call, uuid, None)
 
 
-def _image(session: Session, image: Image) -> dict[str, Any]:
-    space = session.get(Workspace, image.workspace_id) if image.workspace_id else None
-    owner = session.get(User, image.owner_id) if image.owner_id else None
-    columns = ("reference", "digest", "display_name", "framework", "cuda_version", "python_version", "size_bytes",
-               "category", "status")  # fmt: skip
-    return {
-        **{name: getattr(image, name) for name in columns},
-        "visibility": image.visibility.value,
-        "workspace": space.name if space else None,
-        "owner": owner.name if owner else None,
-    }
+def edit_gpu_of_host(call: Call) -> Any:
+    host = _host(call)
+    query = select(Gpu.uuid).where(Gpu.host_id == host.id, Gpu.index == call.number("index"), ~Gpu.missing)
+    uuid = call.session.scalar(query)
+    if uuid is None:
+        raise NotFound("The GPU")
+    return _set(call, uuid, host.name)
+
+
+def _set(call: Call, uuid: str, host: str | None) -> Any:
+    gpu = inventory.set_gpu_status(
+        call.session, uuid=uuid, host=host, status=GpuStatus(call.body.status), actor=call.actor, now=call.now
+    )
+    return plain.gpus(call.session, ids=[gpu.id])[0]
 
 
 def list_images(call: Call) -> Any:
@@ -176,18 +181,13 @@ def list_images(call: Call) -> Any:
         )
     sorts = {"reference": (Image.reference, Image.id)}
     return page(
-        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: _image(call.session, one)
+        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: plain.image(call.session, one)
     )  # fmt: skip
 
 
 def list_flavors(call: Call) -> Any:
-    def one(flavor: Flavor) -> dict[str, Any]:
-        space = call.session.get(Workspace, flavor.workspace_id) if flavor.workspace_id else None
-        columns = ("name", "display_name", "gpu_model", "gpu_slots", "cpu_millis", "memory_bytes", "retired")
-        return {**{name: getattr(flavor, name) for name in columns}, "workspace": space.name if space else None}
-
     return page(call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
-                shown=one)  # fmt: skip
+                shown=lambda one: plain.flavor(call.session, one))  # fmt: skip
 
 
 ROUTES = [
@@ -198,8 +198,12 @@ ROUTES = [
           edit_host, answers=HostShown, body=HostEdit, etag=True, shows=read_host),
     Route("GET", "hosts/{host}/gpus", "List the GPUs of a host with who holds them", Needs.HUB_ADMIN,
           list_gpus_of_host, answers=GpuShown, listing=True),
+    Route("GET", "gpus", "List the GPUs of all hosts with who holds them", Needs.HUB_ADMIN, list_gpus,
+          answers=GpuShown, query=Paging, listing=True),
     Route("PATCH", "gpus/{uuid}", "Take a GPU out for maintenance, or give it out again", Needs.HUB_ADMIN, edit_gpu,
           answers=GpuShown, body=GpuEdit),
+    Route("PATCH", "hosts/{host}/gpus/{index}", "The same, by its host and its number there", Needs.HUB_ADMIN,
+          edit_gpu_of_host, answers=GpuShown, body=GpuEdit),
     Route("GET", "images", "List the whole catalogue of images", Needs.HUB_ADMIN, list_images, answers=ImageShown,
           query=ImagesAsked, listing=True),
     Route("GET", "flavors", "List all flavors", Needs.HUB_ADMIN, list_flavors, answers=FlavorShown,

@@ -1,5 +1,5 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import keys, limits, machines, runs, spaces, trail
+from . import glance, keys, limits, machines, runs, spaces, trail
 
-ROUTES = [*spaces.ROUTES, *limits.ROUTES, *runs.ROUTES, *keys.ROUTES, *machines.ROUTES, *trail.ROUTES]
+ROUTES = [*glance.ROUTES, *spaces.ROUTES, *limits.ROUTES, *runs.ROUTES, *keys.ROUTES, *machines.ROUTES, *trail.ROUTES]
