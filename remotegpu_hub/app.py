@@ -13,6 +13,7 @@ from . import words
 from .cli.asking import RULE
 from .cli.catalog import Flavors, Images
 from .cli.command import Command
+from .cli.completion import Completion
 from .cli.doctor import Doctor
 from .cli.environments import Environments
 from .cli.inventory import Gpus, Hosts
@@ -64,6 +65,7 @@ class RemoteGPUApp(Command):
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
         "environments": (Environments, "what users keep and run: list, access, start, stop, restart, delete"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
+        "completion": (Completion, "let a shell complete commands and options"),
     }
 
     def run(self) -> None:
