@@ -286,7 +286,7 @@ class Command(Application):
         if self.subcommands:
             yield f"       {self.path} COMMAND …"
         yield ""
-        yield from (fill(part, HELP_WIDTH) for part in str(self.description).strip().split("\n"))
+        yield from (_filled(part) for part in str(self.description).strip().split("\n"))
         if self.subcommands:
             yield "\nCommands:"
             size = max(len(name) for name in self.subcommands)
@@ -300,11 +300,15 @@ class Command(Application):
             if isinstance(trait, List):
                 head += " (may be repeated)"
             yield f"  {head}"
-            yield indent(fill(" ".join(str(trait.help).split()), HELP_WIDTH - 6), " " * 6)
+            yield indent(_filled(" ".join(str(trait.help).split()), HELP_WIDTH - 6), " " * 6)
         yield "  -h, --help\n      Print this."
         if self.examples:
             yield "\nExamples:"
             yield indent(str(self.examples).strip(), "  ")
+
+
+def _filled(text: str, width: int = HELP_WIDTH) -> str:
+    return fill(text, width, break_on_hyphens=False)  # options stay whole
 
 
 def _names(keys: Any) -> tuple[str, ...]:

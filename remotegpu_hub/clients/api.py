@@ -77,7 +77,7 @@ def hub_url(text: str, *, allow_http: bool = False) -> str:
     path = parts.path
     for inside in ("/hub/", "/services/", "/user/"):
         path = (path + "/").split(inside)[0]
-    return f"{parts.scheme}://{parts.netloc}{path.rstrip('/')}/"
+    return f"{parts.scheme}://{parts.netloc.lower()}{path.rstrip('/')}/"
 
 
 def _bare(text: str) -> str:

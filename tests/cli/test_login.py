@@ -119,7 +119,7 @@ def test_a_login_is_renewed_whole_or_not_at_all(folder, monkeypatch):
     ("typed", "url"),
     [
         ("https://hub.example.org", "https://hub.example.org/"),
-        ("hub.example.org", "https://hub.example.org/"),
+        ("Hub.Example.org", "https://hub.example.org/"),
         (" https://hub.example.org:8443/hub/home ", "https://hub.example.org:8443/"),
         ("https://example.org/jupyter/hub/token", "https://example.org/jupyter/"),
         ("https://example.org/jupyter/services/workspaces/", "https://example.org/jupyter/"),
