@@ -1,4 +1,4 @@
-"""The `remotegpu` command, for who runs the hub. What it refuses is one sentence on stderr.
+"""The `remotegpu` command, for who runs the hub or works on it. What it refuses is one sentence on stderr.
 
 It ends with 0 when all is well, 1 when something was refused or a problem was found, 2 when the command line is wrong.
 """
@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from . import words
+from .cli.asking import RULE
 from .cli.catalog import Flavors, Images
 from .cli.command import Command
+from .cli.completion import Completion
 from .cli.doctor import Doctor
 from .cli.environments import Environments
 from .cli.inventory import Gpus, Hosts
+from .cli.login import Login, Logout, Whoami
 from .cli.members import Members
 from .cli.money import Budgets, Prices
 from .cli.quotas import Quotas
@@ -33,7 +36,8 @@ class RemoteGPUApp(Command):
     name = "remotegpu"
     description = (
         "Run a JupyterHub as a GPU platform: workspaces, quotas, prices, hosts. Works on the hub's machine, on the "
-        "database that the hub's configuration names."
+        "database that the hub's configuration names; and from anywhere, by the hub's API, after `remotegpu login`.\n"
+        f"{RULE}"
     )
     examples = (
         "remotegpu doctor\n"
@@ -42,6 +46,9 @@ class RemoteGPUApp(Command):
         "remotegpu environments --running --json"
     )
     subcommands = {  # noqa: RUF012 - traitlets reads it from the class
+        "login": (Login, "log in to a hub, to work from anywhere"),
+        "logout": (Logout, "forget the login"),
+        "whoami": (Whoami, "which hub this works on, and as whom"),
         "init": (Init, "make our tables in the hub's database"),
         "upgrade-db": (UpgradeDb, "bring our tables to this version"),
         "doctor": (Doctor, "check everything, and say what to do"),
@@ -56,8 +63,9 @@ class RemoteGPUApp(Command):
         "flavors": (Flavors, "presets of resources: list, set"),
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
-        "environments": (Environments, "what users keep and run: list, access"),
+        "environments": (Environments, "what users keep and run: list, access, start, stop, restart, delete"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
+        "completion": (Completion, "let a shell complete commands and options"),
     }
 
     def run(self) -> None:
@@ -75,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stop as stop:
         return _stopped(str(stop), stop.exit_code)
     except RemoteGPUError as error:
-        return _stopped(" ".join(words.explain(error, "en")) + _cause(error), 1)
+        return _stopped(words.explain_text(error, "en") + _cause(error), 1)
     except SQLAlchemyError as error:
         return _stopped(f"The database does not answer as it should.{_driver(error)}", 1)
     except BrokenPipeError:
@@ -84,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _stopped("Stopped.", 130)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        if isinstance(end.code, str):
+            return _stopped(end.code, 1)
+        return end.code or 0
     return 0
 
 

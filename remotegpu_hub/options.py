@@ -67,7 +67,7 @@ class RemoteGPU(Configurable):
         config=True
     )
     gpu_shares = Dict(
-        help="""Split GPUs into equal shares: `{"A100-80GB": 4}` by model, or by UUID. A share has its own model name,
+        help="""Split GPUs into equal shares: `{"A100-80GB": 4}`, by model. A share has its own model name,
         `A100-80GB/4`, its own price, and no isolation from the other shares.""",
     ).tag(config=True)
     simulated_gpus: Any = List(

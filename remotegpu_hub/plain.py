@@ -1,6 +1,6 @@
 """Rows as plain values for programs: the same in the command's `--json` and in the API."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -58,7 +58,7 @@ def condition(gpu: Gpu) -> str:
     return "used by others" if gpu.foreign else gpu.status.value
 
 
-def gpus(session: Session, *, host: str | None = None, uuid: str | None = None) -> list[dict[str, Any]]:
+def gpus(session: Session, *, host: str | None = None, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """GPUs for programs, each with its slots and who holds them; in the order of hosts and devices."""
     slots: dict[int, list[dict[str, Any]]] = {}
     for one in inventory.holders(session):
@@ -74,8 +74,8 @@ def gpus(session: Session, *, host: str | None = None, uuid: str | None = None) 
     query = select(Gpu, Host).join(Host, Host.id == Gpu.host_id).order_by(Host.name, Gpu.index)
     if host is not None:
         query = query.where(Host.name == host)
-    if uuid is not None:
-        query = query.where(Gpu.uuid == uuid)
+    if ids is not None:
+        query = query.where(Gpu.id.in_(ids))
     return [
         {
             "host": machine.name,

@@ -5,10 +5,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from .. import plain
 from ..domain import catalog, inventory, workspaces
-from ..orm import Flavor, Image, ImageStatus, Visibility, Workspace
+from ..orm import Image, ImageStatus, Visibility
 from ..runtime import utcnow
 from ..units import parse_bytes, parse_cores, show_bytes, show_thousandths
+from .asking import Asking
 from .command import Command, Text, chosen, option, whole
 from .stop import Refused, Usage
 from .tables import Column, Row
@@ -38,45 +40,12 @@ FLAVOR_COLUMNS = [
 ]
 
 
-def plain_image(image: Image, workspace: str | None) -> dict[str, Any]:
-    """An image for programs."""
-    return {
-        "reference": image.reference,
-        "digest": image.digest,
-        "display_name": image.display_name,
-        "framework": image.framework,
-        "cuda_version": image.cuda_version,
-        "python_version": image.python_version,
-        "size_bytes": image.size_bytes,
-        "category": image.category,
-        "visibility": image.visibility.value,
-        "workspace": workspace,
-        "status": image.status.value,
-    }
-
-
-def plain_flavor(flavor: Flavor, workspace: str | None) -> dict[str, Any]:
-    """A flavor for programs."""
-    return {
-        "name": flavor.name,
-        "display_name": flavor.display_name,
-        "gpu_model": flavor.gpu_model,
-        "gpu_slots": flavor.gpu_slots,
-        "cpu_millis": flavor.cpu_millis,
-        "memory_bytes": flavor.memory_bytes,
-        "workspace": workspace,
-    }
-
-
-class ImagesList(Command):
+class ImagesList(Asking):
     name = "list"
     description = "List the images of the catalogue."
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            query = select(Image, Workspace.name).outerjoin(Workspace, Workspace.id == Image.workspace_id)
-            ordered = query.order_by(Image.reference, Image.id)
-            rows = [plain_image(image, workspace) for image, workspace in session.execute(ordered)]
+        rows = self.every("images")
         self.show_rows("images", rows, IMAGE_COLUMNS, empty="There are no images: c.RemoteGPU.images names them.")
 
 
@@ -98,7 +67,7 @@ class ImagesSet(Command):
     digest = option(Text(help="Which one, where several digests have this reference."), "digest", "DIGEST")
 
     def run(self) -> None:
-        status = chosen(ImageStatus, self.status, "--status")
+        status = chosen(ImageStatus, self.status, "--status", without=[ImageStatus.RETIRED])
         visibility = chosen(Visibility, self.visibility, "--visibility")
         if (visibility == Visibility.WORKSPACE) != (self.workspace is not None):
             raise Usage("--visibility workspace and --workspace NAME go together.")
@@ -121,7 +90,7 @@ class ImagesSet(Command):
                 session, reference=image.reference, digest=image.digest, display_name=name, actor=self.actor,
                 now=utcnow(), **columns,
             )  # fmt: skip
-            row = plain_image(changed, self.workspace)
+            row = plain.image(session, changed)
         who = row["workspace"] or row["visibility"]
         self.show_one("image", row, f"{row['reference']} is {row['status']}, for {who}.")
 
@@ -146,15 +115,13 @@ class Images(ImagesList):
     }
 
 
-class FlavorsList(Command):
+class FlavorsList(Asking):
     name = "list"
     description = "List the flavors that can be chosen."
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            query = select(Flavor, Workspace.name).outerjoin(Workspace, Workspace.id == Flavor.workspace_id)
-            ordered = query.where(~Flavor.retired).order_by(Flavor.gpu_slots, Flavor.gpu_model, Flavor.name)
-            rows = [plain_flavor(flavor, workspace) for flavor, workspace in session.execute(ordered)]
+        rows = [row for row in self.every("flavors") if not row["retired"]]
+        rows.sort(key=lambda row: (row["gpu_slots"], row["gpu_model"] or "", row["name"]))
         self.show_rows("flavors", rows, FLAVOR_COLUMNS, empty="There are no flavors.")
 
 
@@ -188,7 +155,7 @@ class FlavorsSet(Command):
                 gpu_model=self.gpu_model or None, gpu_slots=gpus, cpu_millis=parse_cores(self.cpu),
                 memory_bytes=parse_bytes(self.memory), workspace=space, actor=self.actor, now=utcnow(),
             )  # fmt: skip
-            row = plain_flavor(flavor, self.workspace)
+            row = plain.flavor(session, flavor)
         shown = _gpus(row) if row["gpu_slots"] else "no GPUs"
         sizes = f"{show_thousandths(row['cpu_millis'])} cores, {show_bytes(row['memory_bytes'])}"
         who = row["workspace"] or "everybody"

@@ -5,7 +5,7 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from textwrap import fill, indent
@@ -23,6 +23,7 @@ from ..db import begin, open_engine
 from ..domain.audit import Actor
 from . import tables
 from .database import URL_VARIABLE, Place, find
+from .logins import HUB_VARIABLE
 from .stop import Refused, Usage
 from .tables import Column, Row
 
@@ -45,9 +46,9 @@ class Text(TraitType[Any, Any]):
         return s
 
 
-def option(trait: Any, name: str, shown: str = "", *, short: str = "") -> Any:
-    """Make a trait an option `--name SHOWN` of its command; a Bool becomes a flag."""
-    return trait.tag(config=True, option=name, shown=shown, short=short)
+def option(trait: Any, name: str, shown: str = "", *, short: str = "", values: Iterable[str] = ()) -> Any:
+    """Make a trait an option `--name SHOWN` of its command; a Bool becomes a flag. `values` are completed."""
+    return trait.tag(config=True, option=name, shown=shown, short=short, values=tuple(values))
 
 
 class _Parser(KVArgParseConfigLoader.parser_class):  # type: ignore[valid-type,misc]
@@ -90,6 +91,10 @@ class Command(Application):
     """One command. `words` are what must (or, in brackets, may) follow it; the last one may end with `…`."""
 
     words: ClassVar[tuple[str, ...]] = ()
+    values: ClassVar[tuple[str, ...]] = ()
+    """What the first word may be, for shells to complete."""
+    hides: ClassVar[frozenset[str]] = frozenset()
+    """Shared options that it does not have."""
     creates_database: ClassVar[bool] = False
     needs_tables: ClassVar[bool] = True
     version = __version__
@@ -124,8 +129,11 @@ class Command(Application):
     @classmethod
     def options(cls) -> list[tuple[str, TraitType[Any, Any]]]:
         """The options of this command, its own before the shared ones."""
-        found = [(name, trait) for name, trait in cls.class_traits(config=True).items() if trait.metadata.get("option")]
-        shared = [name for name in ("json", "config_file", "db_file") if any(name == known for known, _ in found)]
+        traits = cls.class_traits(config=True).items()
+        found = [(name, one) for name, one in traits if one.metadata.get("option") and name not in cls.hides]
+        shared = [
+            name for name in ("json", "hub", "config_file", "db_file") if any(name == known for known, _ in found)
+        ]
         return sorted(found, key=lambda one: (one[0] in shared, shared.index(one[0]) if one[0] in shared else 0))
 
     # -- from the command line to run() --
@@ -160,8 +168,12 @@ class Command(Application):
         try:
             self.run()
         finally:
-            if "engine" in self.__dict__:
-                self.engine.dispose()
+            self.close()
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
 
     def _check_words(self) -> None:
         given = self.extra_args
@@ -190,6 +202,12 @@ class Command(Application):
 
     @cached_property
     def place(self) -> Place:
+        """The hub's database. Raises: Usage, Refused."""
+        if os.environ.get(HUB_VARIABLE) and not (self.config_file or self.db_file):
+            raise Refused(
+                f"`{self.path}` works on the hub's database, on the hub's machine: name it with --config or --db-file. "
+                f"{HUB_VARIABLE} names an API."
+            )
         return find(config_file=self.config_file, db_file=self.db_file)
 
     @cached_property
@@ -202,6 +220,8 @@ class Command(Application):
             )
         try:
             engine = open_engine(place.url, **place.kwargs)
+        except TypeError as error:
+            raise Refused(f"The db_kwargs of {place.source} do not fit: {str(error).splitlines()[0]}") from error
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise Refused(
                 f"There is no driver for {place.shown}, named by {place.source}: `pip install "
@@ -266,7 +286,7 @@ class Command(Application):
         if self.subcommands:
             yield f"       {self.path} COMMAND …"
         yield ""
-        yield from (fill(part, HELP_WIDTH) for part in str(self.description).strip().split("\n"))
+        yield from (_filled(part) for part in str(self.description).strip().split("\n"))
         if self.subcommands:
             yield "\nCommands:"
             size = max(len(name) for name in self.subcommands)
@@ -280,11 +300,15 @@ class Command(Application):
             if isinstance(trait, List):
                 head += " (may be repeated)"
             yield f"  {head}"
-            yield indent(fill(" ".join(str(trait.help).split()), HELP_WIDTH - 6), " " * 6)
+            yield indent(_filled(" ".join(str(trait.help).split()), HELP_WIDTH - 6), " " * 6)
         yield "  -h, --help\n      Print this."
         if self.examples:
             yield "\nExamples:"
             yield indent(str(self.examples).strip(), "  ")
+
+
+def _filled(text: str, width: int = HELP_WIDTH) -> str:
+    return fill(text, width, break_on_hyphens=False)  # options stay whole
 
 
 def _names(keys: Any) -> tuple[str, ...]:
@@ -298,11 +322,11 @@ def whole(text: str, name: str) -> int:
     return int(text)
 
 
-def chosen(kinds: type[E], text: str | None, name: str) -> E | None:
+def chosen(kinds: type[E], text: str | None, name: str, *, without: Sequence[E] = ()) -> E | None:
     """Read an enum's value that was typed for an option. Raises: Usage naming what is possible."""
     if text is None:
         return None
-    values = [str(one.value) for one in kinds]  # type: ignore[attr-defined]
+    values = [str(one.value) for one in kinds if one not in without]  # type: ignore[attr-defined]
     if text not in values:
         raise Usage(f"{name} is one of {', '.join(values)}, not `{text}`.")
     return kinds(text)  # type: ignore[call-arg]

@@ -60,7 +60,8 @@ def find(*, config_file: str | None, db_file: str | None) -> Place:
     path = config_file or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "")
     if not url and not path:
         raise Usage(
-            f"There is no {DEFAULT_CONFIG} in this folder: name it with --config, or put the database's URL into a "
+            f"This works on the hub's database, on the hub's machine, and there is no {DEFAULT_CONFIG} in this folder: "
+            f"name it with --config, or put the database's URL into a "
             f"file and name that with --db-file, or into the env var {URL_VARIABLE}."
         )
     try:
@@ -119,7 +120,10 @@ def _configured(config: Config, path: str, running: Settings | None) -> tuple[st
         return running.db_url, dict(running.db_kwargs), runtime_file(config)
     from ..configure import database_of
 
-    return *database_of(config), path
+    try:
+        return *database_of(config), path
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise Refused(f"What {path} says of its database cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def _running(config: Config | None) -> Settings | None:

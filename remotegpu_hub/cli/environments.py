@@ -1,18 +1,15 @@
-"""`remotegpu environments`: what users keep, and what of it runs."""
+"""`remotegpu environments`: what users keep, what of it runs, and to start and stop it."""
 
-from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, selectinload
 from traitlets import Bool
 
-from .. import plain, words
-from ..domain import environments, ports, prices, users, workspaces
-from ..errors import NotFound
-from ..orm import Allocation, AllocationSlot, AllocationState, Deadline
+from .. import words
+from ..errors import NotFound, RemoteGPUError
 from ..units import show_bytes, show_thousandths
-from .command import Command, Text, option, whole
+from .asking import Asking, denied
+from .command import Text, option, whole
+from .stop import Usage
 from .tables import Column, Row, short
 
 
@@ -48,47 +45,30 @@ COLUMNS = [
 ]
 
 
-def listed(session: Session) -> list[dict[str, Any]]:
-    """Every environment that was not deleted, newest first, each with what it holds now."""
-    held = (selectinload(Allocation.slots).selectinload(AllocationSlot.slot),)
-    runs = {
-        one.environment_id: one
-        for one in session.scalars(select(Allocation).where(Allocation.state != AllocationState.ENDED).options(*held))
-    }
-    currency = prices.currency(session)
-    earliest = select(Deadline.allocation_id, func.min(Deadline.at)).group_by(Deadline.allocation_id)
-    ends = dict(session.execute(earliest).tuples().all())
-    rows = []
-    for one in environments.all_live(session):
-        run = runs.get(one.id)
-        rows.append(plain.environment(one, run, ends.get(run.id) if run else None, currency))
-    return rows
-
-
-class EnvironmentsList(Command):
+class EnvironmentsList(Asking):
     name = "list"
-    description = "List the environments, newest first, with what they hold and cost."
+    description = "List the environments that you may see, newest first, with what they hold and cost."
     examples = "remotegpu environments --running\nremotegpu environments list --workspace vision --json"
     workspace = option(Text(help="Only those of this workspace."), "workspace", "NAME")
     user = option(Text(help="Only those of this user."), "user", "NAME")
     running = option(Bool(False, help="Only those that hold something now."), "running")
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            if self.workspace is not None:
-                workspaces.by_name(session, name=self.workspace)
-            if self.user is not None:
-                users.by_name(session, name=self.user)
-            rows = [
-                row
-                for row in listed(session)
-                if self.workspace in (None, row["workspace"])
-                and self.user in (None, row["user"])
-                and (row["run"] is not None or not self.running)
-            ]
-        self.show_rows("environments", rows, COLUMNS, empty="There are no such environments.")
+        query = {"user": self.user, "running": True if self.running else None}
+        self.show_rows("environments", self._rows(query), COLUMNS, empty="There are no such environments.")
+
+    def _rows(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+        if self.workspace is not None:
+            return self.every("workspaces/{workspace}/environments", query=query, workspace=self.workspace)
+        try:
+            return self.every("all-environments", query=query)
+        except RemoteGPUError as error:
+            if not denied(error):
+                raise
+        return self.every("environments", query=query)
 
 
+PATH = "environments/{id}"
 ACCESS = [
     Column("SERVICE", "service"),
     Column("ADDRESS", "address"),
@@ -97,9 +77,26 @@ ACCESS = [
 ]
 
 
-class EnvironmentsAccess(Command):
-    name = "access"
+class _One(Asking):
+    """Works on one environment."""
+
     words = ("ID",)
+
+    def ask_for(self, verb: str) -> bool:
+        """Ask the hub; whether it is done already."""
+        return bool(self.ask("POST", f"{PATH}/{verb}", id=self.number).value["done"])
+
+    def shown(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.read(PATH, id=self.number)
+        return found
+
+    @property
+    def number(self) -> str:
+        return str(whole(self.need(0), "ID"))
+
+
+class EnvironmentsAccess(_One):
+    name = "access"
     description = (
         "Show how the ports of a running environment are reached: what to paste, and the path below the hub's address "
         "that asks for the hub's login first (the image needs jupyter-server-proxy for it)."
@@ -107,18 +104,55 @@ class EnvironmentsAccess(Command):
     examples = "remotegpu environments access 17"
 
     def run(self) -> None:
-        number = whole(self.need(0), "ID")
-        running = self.place.running
-        with self.transaction(read_only=True) as session:
-            run = session.scalar(
-                select(Allocation).where(
-                    Allocation.environment_id == number, Allocation.state != AllocationState.ENDED
-                )
-            )  # fmt: skip
-            if run is None:
-                raise NotFound("A running environment with this ID")
-            rows = [asdict(one) for one in ports.ways(run, login=running.ssh_user if running else "USER")]
-        self.show_rows("access", rows, ACCESS, empty="It has no ports: stop it and start it with some.")
+        run = self.shown()["run"]
+        if run is None:
+            raise NotFound("A running environment with this ID")
+        self.show_rows("access", run["access"], ACCESS, empty="It has no ports: stop it and start it with some.")
+
+
+class EnvironmentsStart(_One):
+    name = "start"
+    description = "Start an environment of yours as it is kept."
+    examples = "remotegpu environments start 17"
+
+    def run(self) -> None:
+        done = self.ask_for("start")
+        self.show_one("environment", self.shown(), f"Environment {self.number} {'runs' if done else 'is starting'}.")
+
+
+class EnvironmentsStop(_One):
+    name = "stop"
+    description = "Stop an environment. What is not saved in it is lost; files in its home stay."
+    examples = "remotegpu environments stop 17"
+
+    def run(self) -> None:
+        done = self.ask_for("stop")
+        self.show_one("environment", self.shown(), f"Environment {self.number} {'stopped' if done else 'is stopping'}.")
+
+
+class EnvironmentsRestart(_One):
+    name = "restart"
+    description = "Stop an environment of yours and start it again. Its GPUs may be somebody else's in between."
+    examples = "remotegpu environments restart 17"
+
+    def run(self) -> None:
+        done = self.ask_for("restart")
+        sentence = f"Environment {self.number} {'runs again' if done else 'is starting again'}."
+        self.show_one("environment", self.shown(), sentence)
+
+
+class EnvironmentsDelete(_One):
+    name = "delete"
+    description = "Forget an environment that has stopped: its name and choices. Its home volume and what it cost stay."
+    examples = "remotegpu environments delete 17 --yes"
+    yes = option(Bool(False, help="Really: it cannot be got back."), "yes")
+
+    def run(self) -> None:
+        if not self.yes:
+            raise Usage(f"Environment {self.number} could not be got back. Add --yes if that is meant.")
+        row = self.shown()
+        self.ask("DELETE", PATH, id=self.number)
+        self.show_one("environment", row, f"Environment {self.number} is deleted.")
 
 
 class Environments(EnvironmentsList):
@@ -127,4 +161,8 @@ class Environments(EnvironmentsList):
     subcommands = {  # noqa: RUF012 - traitlets reads it from the class
         "list": (EnvironmentsList, "list them with what they hold"),
         "access": (EnvironmentsAccess, "how the ports of one are reached"),
+        "start": (EnvironmentsStart, "start one as it is kept"),
+        "stop": (EnvironmentsStop, "stop one"),
+        "restart": (EnvironmentsRestart, "stop one and start it again"),
+        "delete": (EnvironmentsDelete, "forget one that has stopped"),
     }

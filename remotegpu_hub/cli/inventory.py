@@ -2,15 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from .. import plain
-from ..domain import inventory
-from ..orm import Gpu, GpuStatus, Host, HostStatus
-from ..runtime import utcnow
+from ..errors import RemoteGPUError
 from ..units import show_bytes, show_thousandths
-from .command import Command, Text, option
+from .asking import Asking, missing
+from .command import Text, option
 from .stop import Refused
 from .tables import Column, Row, short
 
@@ -52,41 +47,36 @@ def _slots(slots: list[dict[str, Any]]) -> str:
     return f"{free} of {len(slots)} free{who}"
 
 
-class HostsList(Command):
+class HostsList(Asking):
     name = "list"
     description = "List the hosts with what is held of them."
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            rows = [plain.host(host) for host in inventory.hosts(session)]
+        rows = self.every("hosts")
         self.show_rows("hosts", rows, HOST_COLUMNS, empty="No host was seen yet: they appear once the hub runs.")
 
 
-class _HostStatus(Command):
+class _HostStatus(Asking):
     words = ("HOST",)
-    wanted = HostStatus.ONLINE
+    wanted = ""
     told = ""
 
     def run(self) -> None:
-        with self.transaction() as session:
-            host = inventory.set_host_status(
-                session, name=self.need(0), status=self.wanted, actor=self.actor, now=utcnow()
-            )
-            row = plain.host(host)
+        row = self.ask("PATCH", "hosts/{host}", body={"status": self.wanted}, host=self.need(0)).value
         self.show_one("host", row, f"{row['name']} is {row['status']}: {self.told}")
 
 
 class HostsMaintenance(_HostStatus):
     name = "maintenance"
     description = "Take a host out for maintenance: nothing new starts there, and what runs there goes on."
-    wanted = HostStatus.MAINTENANCE
+    wanted = "maintenance"
     told = "nothing new starts there, and what runs there goes on."
 
 
 class HostsOnline(_HostStatus):
     name = "online"
     description = "Put a host back to work. One that is not there goes offline again at the next look at it."
-    wanted = HostStatus.ONLINE
+    wanted = "online"
     told = "environments may start there."
 
 
@@ -100,55 +90,57 @@ class Hosts(HostsList):
     }
 
 
-class GpusList(Command):
+class GpusList(Asking):
     name = "list"
     description = "List the GPUs with their slots and who holds them."
     host = option(Text(help="Only those of this host."), "host", "NAME")
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            rows = plain.gpus(session, host=self.host)
+        if self.host is not None:
+            rows = self.read("hosts/{host}/gpus", host=self.host)["items"]
+        else:
+            rows = sorted(self.every("gpus"), key=lambda row: (row["host"], row["index"]))
         self.show_rows("gpus", rows, GPU_COLUMNS, empty="There are no GPUs.")
 
 
-class _GpuStatus(Command):
+class _GpuStatus(Asking):
     words = ("GPU",)
     examples = "remotegpu gpus maintenance gpu-box:0\nremotegpu gpus maintenance GPU-5f1c…"
-    wanted = GpuStatus.AVAILABLE
+    wanted = ""
     told = ""
 
     def run(self) -> None:
-        with self.transaction() as session:
-            uuid = _uuid(session, self.need(0))
-            inventory.set_gpu_status(session, uuid=uuid, status=self.wanted, actor=self.actor, now=utcnow())
-            row = plain.gpus(session, uuid=uuid)[0]
+        try:
+            row = self._set(self.need(0))
+        except RemoteGPUError as error:
+            if not (missing(error, "The GPU") or missing(error, "The host")):
+                raise
+            raise Refused(
+                f"The GPU {self.need(0)} was not found: name it as HOST:INDEX or by its UUID; `remotegpu gpus` lists "
+                "them."
+            ) from None
         self.show_one("gpu", row, f"GPU {row['index']} of {row['host']} is {row['condition']}: {self.told}")
 
-
-def _uuid(session: Session, name: str) -> str:
-    """A GPU is named by its UUID, or by HOST:INDEX. Raises: Refused."""
-    host, colon, index = name.rpartition(":")
-    if session.scalar(select(Gpu.id).where(Gpu.uuid == name)) is not None:
-        return name
-    if colon and index.isdecimal():
-        query = select(Gpu.uuid).join(Host, Host.id == Gpu.host_id)
-        found = session.scalar(query.where(Host.name == host, Gpu.index == int(index), ~Gpu.missing))
-        if found is not None:
-            return found
-    raise Refused(f"The GPU {name} was not found: name it as HOST:INDEX or by its UUID; `remotegpu gpus` lists them.")
+    def _set(self, gpu: str) -> Any:
+        """Name it by HOST:INDEX where that is what was typed, else by its UUID."""
+        body = {"status": self.wanted}
+        host, colon, index = gpu.rpartition(":")
+        if colon and index.isascii() and index.isdecimal():
+            return self.ask("PATCH", "hosts/{host}/gpus/{index}", body=body, host=host, index=index).value
+        return self.ask("PATCH", "gpus/{uuid}", body=body, uuid=gpu).value
 
 
 class GpusMaintenance(_GpuStatus):
     name = "maintenance"
     description = "Take a GPU out for maintenance: it is not given out any more, and who holds it keeps it."
-    wanted = GpuStatus.MAINTENANCE
+    wanted = "maintenance"
     told = "it is not given out any more, and who holds it keeps it."
 
 
 class GpusAvailable(_GpuStatus):
     name = "available"
     description = "Give a GPU out again. One in error goes back to error at the next look at it."
-    wanted = GpuStatus.AVAILABLE
+    wanted = "available"
     told = "it is given out again."
 
 

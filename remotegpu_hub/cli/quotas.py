@@ -1,20 +1,14 @@
 """`remotegpu quotas`: what users, workspaces, and members inside a workspace may hold at once or use in a month."""
 
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 from traitlets import List
 
 from .. import words
-from ..domain import quotas, workspaces
-from ..orm import QUOTA_RESOURCES, Quota, QuotaScope, User, Workspace
-from ..runtime import utcnow
 from ..units import UNLIMITED, parse_bytes, parse_cores
-from . import people
-from .command import Command, Text, option, whole
+from .asking import Asking
+from .command import Text, option, whole
 from .stop import Usage
 from .tables import Column, Row
 
@@ -33,6 +27,8 @@ LIMITS: dict[str, tuple[str, Callable[[str], int]]] = {
 }
 """What is typed for a limit: its column, and how its value is read."""
 MOST = UNLIMITED - 1
+Limit = int | Literal["unlimited"] | None
+"""None inherits the default."""
 
 
 def _cell(name: str) -> Callable[[Row], str]:
@@ -58,21 +54,9 @@ COLUMNS = [
 ]
 
 
-def plain(quota: Quota, workspace: str | None, user: str | None) -> dict[str, Any]:
-    """A quota for programs: null inherits the default of its level, `unlimited` is the word."""
-    described = quotas.describe(quota)
-    return {
-        "scope": quota.scope.value,
-        "workspace": workspace,
-        "user": user,
-        **{name: described[name] for name in QUOTA_RESOURCES},
-        "models": {name.removeprefix("gpu:"): value for name, value in described.items() if name.startswith("gpu:")},
-    }
-
-
-def parse_limits(typed: list[str]) -> dict[str, int | None]:
+def parse_limits(typed: list[str]) -> dict[str, Limit]:
     """Read `gpus=8 memory=64G cpu=unlimited environments=default`. Raises: Usage, Invalid."""
-    values: dict[str, int | None] = {}
+    values: dict[str, Limit] = {}
     for text in typed:
         name, equals, value = text.partition("=")
         name = name.replace("-", "_")
@@ -83,9 +67,9 @@ def parse_limits(typed: list[str]) -> dict[str, int | None]:
     return values
 
 
-def parse_models(typed: list[str]) -> dict[str, int | None]:
+def parse_models(typed: list[str]) -> dict[str, Limit]:
     """Read `A100-80GB=4`; `default` takes the limit of a model away. Raises: Usage."""
-    models: dict[str, int | None] = {}
+    models: dict[str, Limit] = {}
     for text in typed:
         model, equals, value = text.rpartition("=")
         if not equals or not model:
@@ -94,25 +78,22 @@ def parse_models(typed: list[str]) -> dict[str, int | None]:
     return models
 
 
-def _amount(text: str, read: Callable[[str], int]) -> int | None:
-    if text in ("unlimited", "default"):
-        return UNLIMITED if text == "unlimited" else None
+def _amount(text: str, read: Callable[[str], int]) -> Limit:
+    if text == "unlimited":
+        return "unlimited"
+    if text == "default":
+        return None
     value = read(text)
     if value > MOST:
         raise Usage(f"`{text}` is too much: write `unlimited`.")
     return value
 
 
-class _Scoped(Command):
+class _Scoped(Asking):
     workspace = option(
         Text(help="The quota of a workspace; with --user that of the user inside it."), "workspace", "NAME"
     )
     user = option(Text(help="The quota of a user; with --workspace only inside it."), "user", "NAME")
-
-    def owners(self, session: Session, now: datetime) -> tuple[Workspace | None, User | None]:
-        workspace = workspaces.by_name(session, name=self.workspace) if self.workspace is not None else None
-        user = people.user(session, self.user, now=now) if self.user is not None else None
-        return workspace, user
 
 
 class QuotasList(_Scoped):
@@ -124,21 +105,8 @@ class QuotasList(_Scoped):
     )
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            workspace, user = self.owners(session, utcnow())
-            query = (
-                select(Quota, Workspace.name, User.name)
-                .outerjoin(Workspace, Workspace.id == Quota.workspace_id)
-                .outerjoin(User, User.id == Quota.user_id)
-            )
-            if workspace is not None:
-                query = query.where(Quota.workspace_id == workspace.id)
-            if user is not None:
-                query = query.where(Quota.user_id == user.id)
-            found = [plain(quota, space, name) for quota, space, name in session.execute(query)]
-        rows = sorted(
-            found, key=lambda row: (not row["scope"].endswith("-default"), row["workspace"] or "", row["user"] or "")
-        )
+        rows = self.every("quotas", query={"workspace": self.workspace, "user": self.user})
+        rows.sort(key=lambda row: (not row["scope"].endswith("-default"), row["workspace"] or "", row["user"] or ""))
         self.show_rows("quotas", rows, COLUMNS, empty="There are no quotas: nobody may hold anything.")
 
 
@@ -156,7 +124,12 @@ class QuotasSet(_Scoped):
         "remotegpu quotas set --workspace vision --user bob gpus=1\n"
         "remotegpu quotas set --user alice gpus=default --model A100-80GB=default"
     )
-    default = option(Text(help="The default quota of a level: `user` or `workspace`."), "default", "LEVEL")
+    default = option(
+        Text(help="The default quota of a level: `user` or `workspace`."),
+        "default",
+        "LEVEL",
+        values=("user", "workspace"),
+    )
     model = option(
         List(Text(), help="Slots of one GPU model, such as A100-80GB=4; of a share: A100-80GB/4=2."),
         "model", "MODEL=SLOTS",
@@ -166,32 +139,28 @@ class QuotasSet(_Scoped):
         values, models = parse_limits(self.extra_args), parse_models(list(self.model))
         if not values and not models:
             raise Usage(f"Name a limit to set. Try `{self.path} --help`.")
-        scope = self.scope()
-        now = utcnow()
-        with self.transaction() as session:
-            workspace, user = self.owners(session, now)
-            quota = quotas.put(
-                session, scope=scope, values=values, models=models, workspace=workspace, user=user,
-                actor=self.actor, now=now,
-            )  # fmt: skip
-            row = plain(quota, workspace.name if workspace else None, user.name if user else None)
+        path, names = self.which()
+        row = self.ask("PATCH", path, body={**values, "models": models}, **names).value
         if self.json:
             self.show_one("quota", row, "")
         else:
             self.show_rows("quotas", [row], COLUMNS, empty="")
 
-    def scope(self) -> QuotaScope:
+    def which(self) -> tuple[str, dict[str, Any]]:
+        """The route of the one quota that was named, and what fills it."""
         if self.default is not None:
             if self.workspace is not None or self.user is not None:
                 raise Usage("--default stands alone: it is nobody's own quota.")
             if self.default not in ("user", "workspace"):
                 raise Usage(f"--default is user or workspace, not `{self.default}`.")
-            return QuotaScope(f"{self.default}-default")
+            return "default-quotas/{level}", {"level": self.default}
         if self.workspace is None and self.user is None:
             raise Usage("Whose quota? Write --workspace, --user, both, or --default.")
         if self.workspace is None:
-            return QuotaScope.USER
-        return QuotaScope.WORKSPACE if self.user is None else QuotaScope.MEMBER
+            return "users/{user}/quota", {"user": self.user}
+        if self.user is None:
+            return "workspaces/{workspace}/quota", {"workspace": self.workspace}
+        return "workspaces/{workspace}/members/{user}/quota", {"workspace": self.workspace, "user": self.user}
 
 
 class Quotas(QuotasList):

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from .. import workers
 from ..clients.hub import HubClient
+from ..domain import users
 from ..domain.audit import record
 from ..observed import Server
 from ..orm import Allocation, AllocationState
@@ -21,7 +22,6 @@ from ..workers import Fault, Repair
 from .command import Command
 from .database import Place, runtime_file, shown
 from .machine import hub_ticks
-from .people import hub_has_tables
 from .stop import Refused
 from .tables import Column, dump
 from .tables import table as lay_out
@@ -146,7 +146,10 @@ def api_url(place: Place) -> str:
     host = own.hostname or str(hub.get("hub_ip") or "127.0.0.1")
     if host in ("0.0.0.0", "::", "*"):
         host = "127.0.0.1"
-    port = own.port or int(hub.get("hub_port") or HUB_PORT)
+    try:
+        port = own.port or int(hub.get("hub_port") or HUB_PORT)
+    except (TypeError, ValueError) as error:
+        raise Refused("The hub's configuration names a port that is no number.") from error
     return f"{own.scheme or 'http'}://{host}:{port}/{base + '/' if base else ''}hub/api"
 
 
@@ -169,7 +172,7 @@ def _listens(url: str) -> bool:
 
 def servers_of(session: Session) -> list[Server]:
     """The servers that the hub would find again when it starts."""
-    if not hub_has_tables(session):
+    if not users.hub_has_tables(session):
         raise Refused("The hub has no tables in this database, so nothing is known of its servers.")
     rows = session.execute(
         select(_users.c.name, _spawners.c.name)

@@ -2,14 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from ..domain import keys, users
-from ..orm import SshKey
-from ..runtime import utcnow
-from ..units import iso
+from .asking import Asking
 from .command import Command, Text, option, whole
-from .people import user as find_user
 from .stop import Usage
 from .tables import Column, short
 
@@ -20,29 +15,20 @@ COLUMNS = [
     Column("SINCE", lambda row: short(row["created_at"])),
 ]
 LARGEST_BYTES = 20_000
+PATH = "users/{user}/ssh-keys"
 
 
-def plain(key: SshKey) -> dict[str, Any]:
-    """A key for programs."""
-    return {
-        "id": key.id, "name": key.name, "public_key": key.public_key, "fingerprint": key.fingerprint,
-        "created_at": iso(key.created_at),
-    }  # fmt: skip
-
-
-class KeysList(Command):
+class KeysList(Asking):
     name = "list"
     words = ("USER",)
     description = "List a user's public keys."
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            user = users.by_name(session, name=self.need(0))
-            rows = [plain(one) for one in keys.of_user(session, user=user)]
+        rows = self.read(PATH, user=self.need(0))["items"]
         self.show_rows("ssh_keys", rows, COLUMNS, empty=f"{self.need(0)} has no keys.")
 
 
-class KeysAdd(Command):
+class KeysAdd(Asking):
     name = "add"
     words = ("USER", "[FILE]")
     description = (
@@ -58,9 +44,11 @@ class KeysAdd(Command):
             text = sys.stdin.read(LARGEST_BYTES) if path in (None, "-") else _read(Path(str(path)))
         except (OSError, UnicodeDecodeError) as error:
             raise Usage(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not a text'}.") from error
-        with self.transaction() as session:
-            user = find_user(session, self.need(0), now=utcnow())
-            row = plain(keys.add(session, user=user, text=text, name=self.called or "", actor=self.actor, now=utcnow()))
+        if "PRIVATE KEY" in text:
+            raise Usage(
+                "That is a private key: it stays with its user. Its public part stands in a file that ends with .pub."
+            )
+        row = self.create(PATH, {"public_key": text, "name": self.called or ""}, user=self.need(0))
         self.show_one("ssh_key", row, f"{self.need(0)} can log in with {row['name']}, {row['fingerprint']}.")
 
 
@@ -69,7 +57,7 @@ def _read(path: Path) -> str:
         return file.read(LARGEST_BYTES)
 
 
-class KeysRemove(Command):
+class KeysRemove(Asking):
     name = "remove"
     words = ("USER", "KEY")
     description = "Let nobody log in with a key any more. Who is logged in stays so."
@@ -77,9 +65,9 @@ class KeysRemove(Command):
 
     def run(self) -> None:
         number = whole(self.need(1), "KEY")
-        with self.transaction() as session:
-            user = users.by_name(session, name=self.need(0))
-            row = plain(keys.remove(session, user=user, key_id=number, actor=self.actor, now=utcnow()))
+        known = self.read(PATH, user=self.need(0))["items"]
+        row = next((one for one in known if one["id"] == number), {"id": number})
+        self.ask("DELETE", f"{PATH}/{{id}}", user=self.need(0), id=str(number))
         self.show_one("ssh_key", row, f"Key {number} of {self.need(0)} is removed.")
 
 

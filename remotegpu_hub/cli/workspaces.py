@@ -1,29 +1,14 @@
 """`remotegpu workspaces`: the teams that own environments, quotas, budgets and invoices."""
 
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 from traitlets import Bool
 
 from .. import words
-from ..domain import billing, budgets, quotas, workspaces
-from ..orm import (
-    QUOTA_RESOURCES,
-    Allocation,
-    AllocationState,
-    Member,
-    MemberStatus,
-    Workspace,
-    WorkspaceKind,
-    WorkspaceStatus,
-)
-from ..runtime import utcnow
-from ..units import UNLIMITED, iso
-from . import people
-from .command import Command, Text, chosen, option
-from .members import plain as plain_member
+from ..errors import RemoteGPUError
+from ..orm import WorkspaceKind
+from .asking import Asking, denied
+from .command import Text, chosen, option
 from .stop import Usage
 from .tables import Column, Row, dump, pairs, table
 
@@ -47,89 +32,66 @@ LIMITS = [
         right=True,
     ),
 ]
-SHOWN = {"gpu_millis": "gpus", "cpu_millis": "cpu", "memory_bytes": "memory", "storage_bytes": "storage"}
+MEMBERS = [Column("MEMBER", "user"), Column("ROLE", "role"), Column("STATUS", "status")]
+PATH = "workspaces/{workspace}"
 
 
-def plain(workspace: Workspace, *, members: int, running: int) -> dict[str, Any]:
-    """A workspace for programs."""
-    return {
-        "name": workspace.name,
-        "display_name": workspace.display_name,
-        "kind": workspace.kind.value,
-        "status": workspace.status.value,
-        "owner": workspace.owner.name,
-        "hub_group": workspace.hub_group,
-        "time_zone": workspace.time_zone,
-        "members": members,
-        "running": running,
-        "created_at": iso(workspace.created_at),
-    }
+def listed(command: Asking, *, archived: bool) -> list[dict[str, Any]]:
+    """All workspaces; of who is no admin of the hub, their own."""
+    wanted = {"status": None if archived else "active"}
+    try:
+        return command.every("workspaces", query={**wanted, "mine": False})
+    except RemoteGPUError as error:
+        if not denied(error):
+            raise
+    return command.every("workspaces", query=wanted)
 
 
-def listed(session: Session, *, archived: bool, only: Workspace | None = None) -> list[dict[str, Any]]:
-    """Workspaces with the number of their active members and of their running environments."""
-    counted = select(Member.workspace_id, func.count()).where(Member.status == MemberStatus.ACTIVE)
-    members = dict(session.execute(counted.group_by(Member.workspace_id)).tuples().all())
-    open_runs = select(Allocation.workspace_id, func.count()).where(Allocation.state != AllocationState.ENDED)
-    running = dict(session.execute(open_runs.group_by(Allocation.workspace_id)).tuples().all())
-    query = select(Workspace).order_by(Workspace.name)
-    if only is not None:
-        query = query.where(Workspace.id == only.id)
-    elif not archived:
-        query = query.where(Workspace.status == WorkspaceStatus.ACTIVE)
-    return [
-        plain(one, members=members.get(one.id, 0), running=running.get(one.id, 0)) for one in session.scalars(query)
-    ]
+def names_of_workspaces(command: Asking) -> list[str]:
+    return [one["name"] for one in listed(command, archived=True)]
 
 
-def limits_of(session: Session, workspace: Workspace) -> list[dict[str, Any]]:
-    """What the workspace holds beside what it may hold, in the unit of each resource; None is unlimited."""
-    level = quotas.levels(session, user_id=0, workspace_id=workspace.id, time_zone=workspace.time_zone, now=utcnow())[
-        "workspace"
-    ]
-    amounts = {SHOWN.get(name, name): (level.held[name], level.limits[name]) for name in QUOTA_RESOURCES}
-    hours = level.limits["gpu_hours"]
-    amounts["gpu_hours"] = (level.gpu_time, hours if hours == UNLIMITED else hours * 3_600_000)
-    amounts |= {f"gpu:{model}": (level.held_slots[model], slots) for model, slots in sorted(level.slot_limits.items())}
-    return [
-        {"resource": name, "held": holds, "limit": None if limit == UNLIMITED else limit}
-        for name, (holds, limit) in amounts.items()
-    ]
+def members_of(command: Asking, workspace: str) -> list[dict[str, Any]]:
+    """All members, owners first."""
+    items = command.read("workspaces/{workspace}/members", workspace=workspace)["items"]
+    return [{"workspace": workspace, **one} for one in items]
 
 
-def month_of(session: Session, workspace: Workspace, now: datetime) -> dict[str, Any]:
-    """The current month's money: spent so far, and the budget where there is one."""
-    usage = billing.usage_of(session, workspace=workspace, month=None, now=now)
-    status = budgets.status_of(session, workspace=workspace, now=now)
-    return {
-        "month": usage.month,
-        "spent_micros": usage.total,
-        "budget_micros": status.amount if status else None,
-        "per_hour_micros": status.per_hour if status else None,
-        "currency": usage.currency,
-    }
-
-
-class WorkspacesList(Command):
+class WorkspacesList(Asking):
     name = "list"
-    description = "List the workspaces with their members and what runs in them."
+    description = "List the workspaces that you may see, with their members and what runs in them."
     examples = "remotegpu workspaces\nremotegpu workspaces list --all --json"
     all = option(Bool(False, help="Archived workspaces too."), "all")
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            rows = listed(session, archived=self.all)
+        rows = listed(self, archived=self.all)
         self.show_rows("workspaces", rows, COLUMNS, empty="There are no workspaces.")
 
 
-class WorkspacesCreate(Command):
-    name = "create"
+class _One(Asking):
+    """Works on one workspace."""
+
     words = ("WORKSPACE",)
+
+    def overview(self) -> dict[str, Any]:
+        """Its row as in the list, with its limits and the month's money."""
+        found: dict[str, Any] = self.read(f"{PATH}/overview", workspace=self.need(0))
+        return found
+
+    def show(self, sentence: str) -> None:
+        """Print what it is now; `sentence` takes its values."""
+        row = self.overview()
+        del row["limits"], row["month"]
+        self.show_one("workspace", row, sentence.format_map(row))
+
+
+class WorkspacesCreate(_One):
+    name = "create"
     description = "Make a workspace. Its owner is its first member."
     examples = "remotegpu workspaces create vision --owner alice --display-name '视觉组' --time-zone Asia/Shanghai"
     owner = option(Text(help="The hub user who owns it. Required."), "owner", "USER")
     display_name = option(Text(help="Its name on pages, in any script. Default: WORKSPACE."), "display-name", "TEXT")
-    kind = option(Text(help="`team` (default) or `enterprise`."), "kind", "KIND")
+    kind = option(Text(help="`team` (default) or `enterprise`."), "kind", "KIND", values=("team", "enterprise"))
     hub_group = option(Text(help="Link it to a hub group: its members follow the group."), "hub-group", "GROUP")
     time_zone = option(Text(help="Where its months begin, such as Asia/Shanghai. Default: UTC."), "time-zone", "ZONE")
 
@@ -139,38 +101,30 @@ class WorkspacesCreate(Command):
         kind = chosen(WorkspaceKind, self.kind, "--kind") or WorkspaceKind.TEAM
         if kind == WorkspaceKind.PERSONAL:
             raise Usage("--kind is team or enterprise: personal workspaces come with their users.")
-        now = utcnow()
-        with self.transaction() as session:
-            made = workspaces.create(
-                session, name=self.need(0), display_name=self.display_name or self.need(0),
-                owner=people.user(session, self.owner, now=now), actor=self.actor, now=now, kind=kind,
-                time_zone=self.time_zone or "UTC",
-            )  # fmt: skip
-            if self.hub_group:
-                workspaces.update_settings(session, workspace=made, actor=self.actor, now=now, hub_group=self.hub_group)
-            row = listed(session, archived=True, only=made)[0]
-        self.show_one("workspace", row, f"Made the workspace {row['name']}, owned by {row['owner']}.")
+        self.create(
+            "workspaces",
+            {
+                "name": self.need(0), "display_name": self.display_name or self.need(0), "owner": self.owner,
+                "kind": kind.value, "hub_group": self.hub_group or None, "time_zone": self.time_zone or "UTC",
+            },
+        )  # fmt: skip
+        self.show("Made the workspace {name}, owned by {owner}.")
 
 
-class WorkspacesShow(Command):
+class WorkspacesShow(_One):
     name = "show"
-    words = ("WORKSPACE",)
     description = "Show a workspace: its settings, members, limits, and the month's money."
 
     def run(self) -> None:
-        now = utcnow()
-        with self.transaction(read_only=True) as session:
-            found = workspaces.by_name(session, name=self.need(0))
-            row = listed(session, archived=True, only=found)[0]
-            members = [plain_member(one) for one in workspaces.members(session, workspace=found)]
-            limits, month = limits_of(session, found), month_of(session, found, now)
+        row = self.overview()
+        limits, month = row.pop("limits"), row.pop("month")
+        members = members_of(self, self.need(0))
         if self.json:
             self.say(dump({"workspace": {**row, "members": members, "limits": limits, "month": month}}))
             return
         self.say(pairs([*((name.replace("_", " "), row[name]) for name in row), *_money(month)]))
         self.say("\n" + table(LIMITS, limits))
-        people_columns = [Column("MEMBER", "user"), Column("ROLE", "role"), Column("STATUS", "status")]
-        self.say("\n" + table(people_columns, members))
+        self.say("\n" + table(MEMBERS, members))
 
 
 def _money(month: Row) -> list[tuple[str, Any]]:
@@ -180,9 +134,8 @@ def _money(month: Row) -> list[tuple[str, Any]]:
     return [(f"spent in {month['month']}", shown(month["spent_micros"])), ("budget", shown(month["budget_micros"]))]
 
 
-class WorkspacesUpdate(Command):
+class WorkspacesUpdate(_One):
     name = "update"
-    words = ("WORKSPACE",)
     description = "Change a workspace's display name, time zone or linked hub group."
     examples = (
         "remotegpu workspaces update vision --time-zone Asia/Shanghai\n"
@@ -193,30 +146,23 @@ class WorkspacesUpdate(Command):
     hub_group = option(Text(help="The hub group that its members follow; '' unlinks it."), "hub-group", "GROUP")
 
     def run(self) -> None:
-        if self.display_name is None and self.time_zone is None and self.hub_group is None:
+        named = {"display_name": self.display_name, "time_zone": self.time_zone}
+        body = {name: value for name, value in named.items() if value is not None}
+        if self.hub_group is not None:
+            body["hub_group"] = self.hub_group or None
+        if not body:
             raise Usage(f"Nothing to change was named. Try `{self.path} --help`.")
-        with self.transaction() as session:
-            found = workspaces.by_name(session, name=self.need(0))
-            group = workspaces.UNSET if self.hub_group is None else self.hub_group or None
-            workspaces.update_settings(
-                session, workspace=found, actor=self.actor, now=utcnow(), display_name=self.display_name,
-                time_zone=self.time_zone, hub_group=group,
-            )  # fmt: skip
-            row = listed(session, archived=True, only=found)[0]
-        self.show_one("workspace", row, f"Changed the workspace {row['name']}.")
+        self.ask("PATCH", PATH, body=body, workspace=self.need(0))
+        self.show("Changed the workspace {name}.")
 
 
-class WorkspacesArchive(Command):
+class WorkspacesArchive(_One):
     name = "archive"
-    words = ("WORKSPACE",)
     description = "Close a workspace for new starts. Its records stay. Refused while environments run in it."
 
     def run(self) -> None:
-        with self.transaction() as session:
-            found = workspaces.by_name(session, name=self.need(0))
-            workspaces.archive(session, workspace=found, actor=self.actor, now=utcnow())
-            row = listed(session, archived=True, only=found)[0]
-        self.show_one("workspace", row, f"Archived the workspace {row['name']}: nobody can start there any more.")
+        self.ask("POST", f"{PATH}/archive", workspace=self.need(0))
+        self.show("Archived the workspace {name}: nobody can start there any more.")
 
 
 class Workspaces(WorkspacesList):

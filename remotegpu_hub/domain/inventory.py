@@ -9,7 +9,7 @@ from sqlalchemy import case, delete, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, selectinload
 
-from ..errors import NotFound
+from ..errors import Conflict, NotFound
 from ..observed import Gpu as ObservedGpu
 from ..observed import Host as ObservedHost
 from ..orm import (
@@ -396,11 +396,23 @@ def _set_status(
     )
 
 
-def set_gpu_status(session: Session, *, uuid: str, status: GpuStatus, actor: Actor, now: datetime) -> Gpu:
-    """Take a GPU out for maintenance, or give it back; who holds it keeps it. Raises: NotFound."""
-    gpu = session.scalar(select(Gpu).where(Gpu.uuid == uuid))
-    if gpu is None:
+def set_gpu_status(
+    session: Session, *, uuid: str, status: GpuStatus, actor: Actor, now: datetime, host: str | None = None
+) -> Gpu:
+    """Take a GPU out for maintenance, or give it back; who holds it keeps it. A device plugin's GPUs have no names of
+    their own: there each host has one of the same, and `host` says which is meant.
+
+    Raises: NotFound; Conflict when several hosts have it.
+    """
+    query = select(Gpu).where(Gpu.uuid == uuid)
+    if host is not None:
+        query = query.join(Host, Host.id == Gpu.host_id).where(Host.name == host)
+    found = list(session.scalars(query.limit(2)))
+    if not found:
         raise NotFound(f"The GPU {uuid}")
+    if len(found) > 1:
+        raise Conflict("More than one host has a GPU {uuid}. Name it by its host and number.", uuid=uuid)
+    gpu = found[0]
     session.scalars(_locked(select(Host).where(Host.id == gpu.host_id))).one()
     before = gpu.status
     gpu.status = status

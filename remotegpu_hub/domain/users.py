@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from sqlalchemy import column, select, table, update
+from sqlalchemy import column, inspect, select, table, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -158,6 +158,25 @@ def currents(session: Session, *, names: Collection[str]) -> dict[str, tuple[int
     return {
         row.name: (row.id, bool(row.admin)) for row in session.execute(query) if row.hub_created == str(row.created)
     }
+
+
+def named(session: Session, *, name: str, now: datetime) -> User:
+    """Find the live user of this name, also one whom the hub has and no sync has seen yet. Raises: NotFound."""
+    try:
+        return by_name(session, name=name)
+    except NotFound:
+        if not hub_has_tables(session):
+            raise
+    row = session.execute(select(_users).where(_users.c.name == name)).first()
+    if row is None:
+        raise NotFound(f"The user {name}")
+    return ensure(session, hub_user=HubUser(row.id, row.name, str(row.created)), now=now)
+
+
+def hub_has_tables(session: Session) -> bool:
+    """Whether the hub has ever started on this database."""
+    tables = inspect(session.connection())
+    return all(tables.has_table(name) for name in ("users", "groups", "user_group_map", "spawners"))
 
 
 def current(session: Session, *, name: str) -> User:

@@ -178,6 +178,8 @@ class Route:
     """Where `text/event-stream` is asked for, the list goes on as a stream."""
     adds: Callable[[Call, str], str] | None = None
     """Completes the answer with what must not be kept of it under an Idempotency-Key: a secret."""
+    shown_as: type[BaseModel] | None = None
+    """What `shows` is read as, where the edit answers something else."""
 
     @property
     def changes(self) -> bool:
@@ -373,7 +375,8 @@ def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
     """
     if seen is None or route.shows is None:
         return
-    now = tag_of(write(route, route.shows(replace(call, locked=True))), route.volatile)
+    shown = replace(route, answers=route.shown_as or route.answers)
+    now = tag_of(write(shown, route.shows(replace(call, locked=True))), route.volatile)
     if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
         raise Changed
 

@@ -38,8 +38,12 @@ Call = Callable[..., Said]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to stand in, with nothing in the env vars that names a hub."""
-    for name in ("REMOTEGPU_DB_URL", "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", "SUDO_USER"):
+    for name in (
+        "REMOTEGPU_DB_URL", "REMOTEGPU_HUB_URL", "REMOTEGPU_TOKEN", "REMOTEGPU_HUB_TOKEN_FILE", "REMOTEGPU_ALLOW_HTTP",
+        "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", "SUDO_USER",
+    ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)

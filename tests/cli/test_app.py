@@ -140,6 +140,14 @@ def test_a_configured_database_in_memory_is_not_taken_for_one_with_nothing_in_it
             "does not load: name what can be run",
             id="configure refuses it",
         ),
+        pytest.param(
+            "get_config().JupyterHub.db_kwargs = 'x'\n", "says of its database cannot be read", id="no kwargs"
+        ),
+        pytest.param(
+            "c = get_config()\nc.JupyterHub.db_url = 'sqlite://'\nc.JupyterHub.db_kwargs = {'colour': 1}\n",
+            "The db_kwargs of jupyterhub_config.py do not fit: Invalid argument(s) 'colour'",
+            id="kwargs of nothing",
+        ),
     ],
 )
 def test_a_configuration_that_does_not_load_is_told_in_a_sentence(call, folder, config, said):

@@ -2,9 +2,10 @@ import re
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
 from remotegpu_hub.domain.audit import Actor
-from remotegpu_hub.orm import Host, HostStatus, QuotaScope
+from remotegpu_hub.orm import Gpu, Host, HostStatus, QuotaScope
 from remotegpu_hub.units import GIB, MICROS
 
 from ..worlds import A100, IMAGE
@@ -192,6 +193,15 @@ def test_a_gpu_is_named_by_its_place_or_its_uuid(remotegpu, world):
     assert "was not found" in remotegpu("gpus", "maintenance", "host-9:0", code=1).err
 
 
+def test_gpus_without_names_of_their_own_are_told_apart_by_their_host(remotegpu, world, engine):
+    with engine.begin() as connection:
+        connection.execute(update(Gpu).where(Gpu.index == 0).values(uuid="nvidia.com/gpu#0"))
+    remotegpu("gpus", "maintenance", "host-2:0")
+    rows = remotegpu("gpus", "--json").json["gpus"]
+    assert [(row["host"], row["index"]) for row in rows if row["condition"] == "maintenance"] == [("host-2", 0)]
+    assert "More than one host has a GPU" in remotegpu("gpus", "available", "nvidia.com/gpu#0", code=1).err
+
+
 def test_environments_are_listed_with_what_they_hold_and_cost(remotegpu, world):
     run = world.run("bob", gpus=2, cpu=4000, memory=8 * GIB)
     world.end(world.run("alice").attempt)
@@ -226,6 +236,7 @@ def test_environments_are_listed_with_what_they_hold_and_cost(remotegpu, world):
             "price_per_hour_micros": 28 * MICROS,
             "currency": "USD",
             "stops_at": None,
+            "access": [],
         },
     }
     running = remotegpu("environments", "list", "--running", "--workspace", "lab").out
@@ -298,6 +309,7 @@ def test_a_flavor_is_made_and_changed(remotegpu, world):
         "cpu_millis": 8000,
         "memory_bytes": 64 * GIB,
         "workspace": None,
+        "retired": False,
     }
     remotegpu("flavors", "set", "small", "--cpu", "0.5", "--memory", "1G", "--workspace", "lab")
     assert [one["name"] for one in remotegpu("flavors", "--json").json["flavors"]] == ["small", "a100"]

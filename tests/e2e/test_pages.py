@@ -249,7 +249,7 @@ def test_one_environment_shows_its_log_live_and_how_its_runs_ended(demo: Demo, v
 
 def test_the_api_can_be_tried_on_a_page(demo: Demo, visit: Visit, keep: Keep) -> None:
     page = open_page(visit("ada"), demo, "api")
-    page.locator("#find").fill("get who you are")
+    page.locator("#find").fill("get what you may hold")
     operation = page.locator("details:visible")
     expect(operation).to_have_count(1)
     operation.locator("summary").click()

@@ -54,9 +54,9 @@ from tests.worlds import ADMIN
 
 from .conftest import ROLES, put_members
 
-KEY = (
-    Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    + " carol@laptop"
+KEY, OTHER_KEY = (
+    Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() + comment
+    for comment in (" carol@laptop", " carol@desk")
 )
 CALLERS = {**{role: user for user, role in ROLES.items()}, "stranger": "eve", "hub admin": "admin"}
 EVERYBODY = frozenset(CALLERS)
@@ -65,7 +65,10 @@ OWNERS = HUB | {"owner"}
 MANAGERS = OWNERS | {"admin"}
 MEMBERS = MANAGERS | {"member", "viewer"}
 
+KEYS_OF_USER = ("list_keys_of_user", "add_key_of_user", "remove_key_of_user")
 TABLE: dict[str, frozenset[str]] = {
+    "read_who": EVERYBODY,
+    "read_overview": MEMBERS,
     "list_workspaces": EVERYBODY,
     "create_workspace": HUB,
     "read_workspace": MEMBERS,
@@ -116,13 +119,16 @@ TABLE: dict[str, frozenset[str]] = {
     "list_keys": EVERYBODY,
     "add_key": EVERYBODY,
     "remove_key": frozenset({"member"}),
+    **dict.fromkeys(KEYS_OF_USER, HUB | {"member"}),
     "list_hosts": HUB,
     "read_host": HUB,
     "edit_host": HUB,
     "drain_host": HUB,
     "list_environments_of_host": HUB,
     "list_gpus_of_host": HUB,
+    "list_gpus": HUB,
     "edit_gpu": HUB,
+    "edit_gpu_of_host": HUB,
     "list_images": HUB,
     "list_flavors": HUB,
     "read_flavor": HUB,
@@ -184,6 +190,8 @@ BODIES: dict[str, Any] = {
     "edit_image": {},
     "create_webhook": {"url": "http://127.0.0.1:9/other", "kinds": ["environment.failed"]},
     "edit_webhook": {"active": False},
+    "edit_gpu_of_host": {"status": "available"},
+    "add_key_of_user": {"public_key": OTHER_KEY},
 }
 
 
@@ -212,13 +220,12 @@ class Desk:
 
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
-        user = "eve" if "invitations" in route.path else "zoe"
-        numbers = {
-            "ssh-keys": self.key, "quota-requests": self.request, "images": self.image, "webhooks": self.webhook,
-        }  # fmt: skip
+        user = "eve" if "invitations" in route.path else "carol" if "ssh-keys" in route.path else "zoe"
+        numbers = {"quota-requests": self.request, "images": self.image, "webhooks": self.webhook}
+        number = self.key if "ssh-keys" in route.path else numbers.get(route.path.split("/")[0], self.environment)
         path = route.path.format(
-            workspace=workspace, user=user, id=numbers.get(route.path.split("/")[0], self.environment), level="user",
-            host=self.host, uuid=self.gpu, name="small", delivery=self.delivery,
+            workspace=workspace, user=user, id=number, level="user", host=self.host, uuid=self.gpu, index=0,
+            name="small", delivery=self.delivery,
         )  # fmt: skip
         if route.body is not None:
             body = dict(BODIES[route.operation])
@@ -308,7 +315,7 @@ def test_each_route_lets_in_exactly_those_whom_the_table_names(desk: Desk, route
         if role in allowed:
             continue
         hidden = role == "stranger" and ("{workspace}" in route.path or "environments/{id}" in route.path)
-        to_themselves = ("remove_key", "leave_workspace", "accept_invitation", "decline_invitation")
+        to_themselves = ("remove_key", "leave_workspace", "accept_invitation", "decline_invitation", *KEYS_OF_USER)
         hidden = (hidden and allowed != HUB) or route.operation in to_themselves
         hidden = hidden or (route.operation == "create_environment" and role != "viewer")  # no workspace of theirs
         hidden = hidden or (role in ("viewer", "stranger") and "quota-requests/{id}" in route.path)

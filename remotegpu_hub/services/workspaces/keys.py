@@ -1,12 +1,13 @@
-"""Routes of the caller's own SSH keys."""
+"""Routes of SSH keys: one's own, and those of a named user for admins of the hub."""
 
 from datetime import datetime
 from typing import Any
 
 from pydantic import Field
 
-from ...domain import keys
-from ...orm import SshKey
+from ...domain import keys, users
+from ...errors import NotFound
+from ...orm import SshKey, User
 from ..api import Call, Needs, Route, Shape
 
 
@@ -49,9 +50,42 @@ def remove_key(call: Call) -> None:
     keys.remove(call.session, user=call.caller.person, key_id=call.number("id"), actor=call.actor, now=call.now)
 
 
+def _named(call: Call) -> User:
+    """The user of the path: the caller, or for an admin of the hub anybody. Raises: NotFound."""
+    name, caller = call.path["user"], call.caller
+    if caller.hub_admin:
+        if call.body is None:
+            return users.by_name(call.session, name=name)
+        return users.named(call.session, name=name, now=call.now)
+    if caller.user is None or caller.user.name != name:
+        raise NotFound("The user")
+    return caller.user
+
+
+def list_keys_of_user(call: Call) -> Any:
+    return [shown(key) for key in keys.of_user(call.session, user=_named(call))], None
+
+
+def add_key_of_user(call: Call) -> Any:
+    given: NewKey = call.body
+    key = keys.add(
+        call.session, user=_named(call), text=given.public_key, name=given.name, actor=call.actor, now=call.now
+    )
+    return shown(key)
+
+
+def remove_key_of_user(call: Call) -> None:
+    keys.remove(call.session, user=_named(call), key_id=call.number("id"), actor=call.actor, now=call.now)
+
+
 ROUTES = [
     Route("GET", "ssh-keys", "List your SSH keys", Needs.SELF, list_keys, answers=KeyShown, listing=True),
     Route("POST", "ssh-keys", "Add an SSH key; it counts within seconds, also where something runs", Needs.SELF,
           add_key, answers=KeyShown, body=NewKey, status=201),
     Route("DELETE", "ssh-keys/{id}", "Remove an SSH key", Needs.SELF, remove_key),
+    Route("GET", "users/{user}/ssh-keys", "List the SSH keys of a user: of yourself, or as a hub admin", Needs.SELF,
+          list_keys_of_user, answers=KeyShown, listing=True),
+    Route("POST", "users/{user}/ssh-keys", "Add an SSH key of a user", Needs.SELF, add_key_of_user, answers=KeyShown,
+          body=NewKey, status=201),
+    Route("DELETE", "users/{user}/ssh-keys/{id}", "Remove an SSH key of a user", Needs.SELF, remove_key_of_user),
 ]  # fmt: skip

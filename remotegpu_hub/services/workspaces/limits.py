@@ -44,6 +44,8 @@ class QuotaEdit(Shape):
 
 class QuotasAsked(Paging):
     scope: QuotaScope | None = None
+    workspace: str | None = Field(None, max_length=63, description="Of this one, and of members inside it.")
+    user: str | None = Field(None, max_length=255, description="Of this one, also inside workspaces.")
 
 
 def shown(quota: Quota | None, scope: QuotaScope, workspace: Workspace | None, user: User | None) -> dict[str, Any]:
@@ -68,7 +70,9 @@ class _Of:
     def _user(self) -> User:
         name = self.call.path["user"]
         if self.scope == QuotaScope.USER:
-            return users.by_name(self.call.session, name=name)
+            if self.call.body is None:
+                return users.by_name(self.call.session, name=name)
+            return users.named(self.call.session, name=name, now=self.call.now)
         return workspaces.member_named(self.call.session, workspace=self.call.space, name=name).user
 
     def read(self) -> dict[str, Any]:
@@ -105,6 +109,10 @@ def list_quotas(call: Call) -> Any:
     query = select(Quota)
     if call.query.scope is not None:
         query = query.where(Quota.scope == call.query.scope)
+    if call.query.workspace is not None:
+        query = query.where(Quota.workspace_id == workspaces.by_name(call.session, name=call.query.workspace).id)
+    if call.query.user is not None:
+        query = query.where(Quota.user_id == users.by_name(call.session, name=call.query.user).id)
 
     def one(quota: Quota) -> dict[str, Any]:
         space = call.session.get(Workspace, quota.workspace_id) if quota.workspace_id else None

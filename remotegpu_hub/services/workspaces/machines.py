@@ -175,14 +175,33 @@ def list_gpus_of_host(call: Call) -> Any:
     return plain.gpus(call.session, host=_host(call).name), None
 
 
+def list_gpus(call: Call) -> Any:
+    sorts = {"id": (Gpu.id,)}
+    found, following = page(call.session, select(Gpu), call.query, sorts=sorts, sort="id", shown=lambda gpu: gpu.id)
+    return plain.gpus(call.session, ids=found), following
+
+
 def edit_gpu(call: Call) -> Any:
     uuid = call.path["uuid"]
     if call.session.scalar(select(Gpu.id).where(Gpu.uuid == uuid)) is None:
         raise NotFound("The GPU")
-    inventory.set_gpu_status(
-        call.session, uuid=uuid, status=GpuStatus(call.body.status), actor=call.actor, now=call.now
-    )  # fmt: skip
-    return plain.gpus(call.session, uuid=uuid)[0]
+    return _set(call, uuid, None)
+
+
+def edit_gpu_of_host(call: Call) -> Any:
+    host = _host(call)
+    query = select(Gpu.uuid).where(Gpu.host_id == host.id, Gpu.index == call.number("index"), ~Gpu.missing)
+    uuid = call.session.scalar(query)
+    if uuid is None:
+        raise NotFound("The GPU")
+    return _set(call, uuid, host.name)
+
+
+def _set(call: Call, uuid: str, host: str | None) -> Any:
+    gpu = inventory.set_gpu_status(
+        call.session, uuid=uuid, host=host, status=GpuStatus(call.body.status), actor=call.actor, now=call.now
+    )
+    return plain.gpus(call.session, ids=[gpu.id])[0]
 
 
 def list_images(call: Call) -> Any:
@@ -218,8 +237,12 @@ ROUTES = [
           list_environments_of_host, answers=runs.EnvironmentShown, query=runs.EnvironmentsAsked, listing=True),
     Route("GET", "hosts/{host}/gpus", "List the GPUs of a host with who holds them", Needs.HUB_ADMIN,
           list_gpus_of_host, answers=GpuShown, listing=True),
+    Route("GET", "gpus", "List the GPUs of all hosts with who holds them", Needs.HUB_ADMIN, list_gpus,
+          answers=GpuShown, query=Paging, listing=True),
     Route("PATCH", "gpus/{uuid}", "Take a GPU out for maintenance, or give it out again", Needs.HUB_ADMIN, edit_gpu,
           answers=GpuShown, body=GpuEdit),
+    Route("PATCH", "hosts/{host}/gpus/{index}", "The same, by its host and its number there", Needs.HUB_ADMIN,
+          edit_gpu_of_host, answers=GpuShown, body=GpuEdit),
     Route("GET", "images", "List the whole catalogue of images", Needs.HUB_ADMIN, list_images, answers=ImageShown,
           query=ImagesAsked, listing=True),
     Route("GET", "flavors", "List all flavors", Needs.HUB_ADMIN, list_flavors, answers=FlavorShown,

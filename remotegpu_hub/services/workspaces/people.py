@@ -32,8 +32,6 @@ class MyWorkspace(Shape):
 
 class Me(Shape):
     name: str
-    hub_admin: bool
-    scopes: list[str] = Field(description="What this token carries of ours.")
     workspaces: list[MyWorkspace]
     environments: list[EnvironmentShown]
 
@@ -54,8 +52,6 @@ def read_me(call: Call) -> Any:
     session, user = call.session, call.caller.person
     return {
         "name": user.name,
-        "hub_admin": call.caller.hub_admin,
-        "scopes": sorted(one for one in call.caller.scopes if one.startswith("custom:remotegpu:")),
         "workspaces": [_mine(call, one) for one in workspaces.of_user(session, user=user)],
         "environments": shown_all(
             session, environments.of_user(session, user=user), call.runtime.settings.ssh_user
@@ -122,7 +118,7 @@ def _shown(session: Session, found: list[User]) -> list[dict[str, Any]]:
 
 
 ROUTES = [
-    Route("GET", "me", "Read who you are, what you may hold, and what you run", Needs.SELF, read_me, answers=Me,
+    Route("GET", "me", "Read what you may hold, what you hold, and what you run", Needs.SELF, read_me, answers=Me,
           bare=True),
     Route("GET", "users", "List the users of the hub", Needs.HUB_ADMIN, list_users, answers=UserShown,
           query=UsersAsked, listing=True),

@@ -4,6 +4,7 @@ from . import (
     budgets,
     catalogue,
     events,
+    glance,
     invitations,
     keys,
     limits,
@@ -20,6 +21,7 @@ from . import (
 )
 
 ROUTES = [
+    *glance.ROUTES,
     *people.ROUTES,
     *spaces.ROUTES,
     *invitations.ROUTES,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from ... import plain
 from ...clients.hub import HubClient
-from ...domain import allocations, environments, ports, prices
+from ...domain import allocations, environments, ports, prices, users
 from ...errors import Conflict, Denied, NotFound
 from ...orm import (
     DELETED,
@@ -151,6 +151,8 @@ def list_environments(call: Call) -> Any:
 
 
 def list_all_environments(call: Call) -> Any:
+    if call.query.user is not None:
+        users.by_name(call.session, name=call.query.user)
     return listed(call, select(Environment))
 
 

@@ -1,14 +1,16 @@
 """Routes of workspaces and their members."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from ...domain import users, workspaces
 from ...errors import Conflict, Denied
-from ...orm import Member, MemberStatus, Role, User, Workspace, WorkspaceKind, WorkspaceStatus
+from ...orm import ENDED, Allocation, Member, MemberStatus, Role, User, Workspace, WorkspaceKind, WorkspaceStatus
 from ..api import Call, Needs, Paging, Route, Shape, page
 
 
@@ -21,6 +23,11 @@ class WorkspaceShown(Shape):
     hub_group: str | None = Field(description="Membership follows this group of the hub.")
     time_zone: str = Field(description="IANA name; months begin at its midnight.")
     created_at: datetime
+
+
+class WorkspaceListed(WorkspaceShown):
+    members: int = Field(description="That are active.")
+    running: int = Field(description="Environments that hold something now.")
 
 
 class WorkspacesAsked(Paging):
@@ -43,6 +50,7 @@ class NewWorkspace(Shape):
 class WorkspaceEdit(Shape):
     display_name: str | None = Field(None, max_length=100)
     time_zone: str | None = Field(None, max_length=64)
+    hub_group: str | None = Field(None, max_length=255, description="Hub admins only; null unlinks it.")
 
 
 class MemberShown(Shape):
@@ -77,6 +85,22 @@ def shown(workspace: Workspace) -> dict[str, Any]:
     }
 
 
+def listed(session: Session, found: Sequence[Workspace]) -> list[dict[str, Any]]:
+    """With how many are members and what runs: two more statements, however many they are."""
+    ids = [one.id for one in found]
+    active = select(Member.workspace_id, func.count()).where(Member.status == MemberStatus.ACTIVE)
+    members = dict(
+        session.execute(active.where(Member.workspace_id.in_(ids)).group_by(Member.workspace_id)).tuples().all()
+    )
+    held = select(Allocation.workspace_id, func.count()).where(Allocation.state != ENDED)
+    running = dict(
+        session.execute(held.where(Allocation.workspace_id.in_(ids)).group_by(Allocation.workspace_id)).tuples().all()
+    )
+    return [
+        {**shown(one), "members": members.get(one.id, 0), "running": running.get(one.id, 0)} for one in found
+    ]  # fmt: skip
+
+
 def member_shown(member: Member) -> dict[str, Any]:
     return {
         "user": member.user.name,
@@ -104,7 +128,8 @@ def list_workspaces(call: Call) -> Any:
     if asked.search:
         query = query.where(fits(asked.search))
     sorts = {"name": (Workspace.name,), "created_at": (Workspace.created_at, Workspace.id)}
-    return page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=shown)
+    found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
+    return listed(call.session, found), following
 
 
 def fits(search: str) -> Any:
@@ -118,7 +143,7 @@ def create_workspace(call: Call) -> Any:
         call.session,
         name=given.name,
         display_name=given.display_name,
-        owner=users.by_name(call.session, name=given.owner),
+        owner=users.named(call.session, name=given.owner, now=call.now),
         kind=WorkspaceKind(given.kind),
         hub_group=given.hub_group,
         time_zone=given.time_zone,
@@ -138,9 +163,14 @@ def read_workspace(call: Call) -> Any:
 def edit_workspace(call: Call) -> Any:
     given: WorkspaceEdit = call.body
     _no_personal(call)
+    group = workspaces.UNSET
+    if "hub_group" in given.model_fields_set:
+        group = given.hub_group or None
+        if not call.caller.hub_admin and group != call.space.hub_group:
+            raise Denied("Only an admin of the hub links a workspace to a group.")
     workspaces.update_settings(
         call.session, workspace=call.space, display_name=given.display_name, time_zone=given.time_zone,
-        actor=call.actor, now=call.now,
+        hub_group=group, actor=call.actor, now=call.now,
     )  # fmt: skip
     return shown(call.space)
 
@@ -177,7 +207,7 @@ def put_member(call: Call) -> Any:
     given: MemberEdit = call.body
     _no_personal(call)
     workspaces.lock(call.session, call.space)
-    user = users.by_name(call.session, name=call.path["user"])
+    user = users.named(call.session, name=call.path["user"], now=call.now)
     check_rank(call, given.role, workspaces.locked_member(call.session, call.space, user))
     member = workspaces.put_member(
         call.session,
@@ -222,14 +252,14 @@ def _no_personal(call: Call) -> None:
 
 
 ROUTES = [
-    Route("GET", "workspaces", "List workspaces", Needs.SELF, list_workspaces, answers=WorkspaceShown,
+    Route("GET", "workspaces", "List workspaces", Needs.SELF, list_workspaces, answers=WorkspaceListed,
           query=WorkspacesAsked, listing=True),
     Route("POST", "workspaces", "Make a workspace", Needs.HUB_ADMIN, create_workspace, answers=WorkspaceShown,
           body=NewWorkspace, status=201),
     Route("GET", "workspaces/{workspace}", "Read a workspace", Needs.MEMBER, read_workspace, answers=WorkspaceShown,
           etag=True),
-    Route("PATCH", "workspaces/{workspace}", "Change its display name or time zone", Needs.MANAGER, edit_workspace,
-          answers=WorkspaceShown, body=WorkspaceEdit, etag=True, shows=read_workspace),
+    Route("PATCH", "workspaces/{workspace}", "Change its display name, time zone or hub group", Needs.MANAGER,
+          edit_workspace, answers=WorkspaceShown, body=WorkspaceEdit, etag=True, shows=read_workspace),
     Route("POST", "workspaces/{workspace}/archive", "Close it for new starts", Needs.OWNER, archive_workspace,
           answers=WorkspaceShown),
     Route("POST", "workspaces/{workspace}/leave", "Leave it", Needs.MEMBER, leave_workspace),
@@ -240,5 +270,5 @@ ROUTES = [
     Route("PUT", "workspaces/{workspace}/members/{user}", "Add a member, or change role and status", Needs.MANAGER,
           put_member, answers=MemberShown, body=MemberEdit, etag=True, shows=read_member),
     Route("DELETE", "workspaces/{workspace}/members/{user}", "Take a member out; what they run ends an hour later",
-          Needs.MANAGER, remove_member, shows=read_member),
+          Needs.MANAGER, remove_member, shows=read_member, shown_as=MemberShown),
 ]  # fmt: skip
