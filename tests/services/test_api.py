@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -101,6 +102,7 @@ TABLE: dict[str, frozenset[str]] = {
     "retire_flavor": HUB,
     "read_image": HUB,
     "edit_image": HUB,
+    "dry_run_policy": HUB,
     "list_audit": HUB,
 }
 """Who may do what in `lab`, to the environment and the key of its member carol, and to the member zoe."""
@@ -123,6 +125,7 @@ BODIES: dict[str, Any] = {
     "edit_gpu": {"status": "available"},
     "put_flavor": {"display_name": "Small", "cpu_millis": 1000, "memory_bytes": 2**30},
     "edit_image": {},
+    "dry_run_policy": {"month": "2026-01", "user": {"gpu_millis": 1000}},
 }
 
 
@@ -330,7 +333,7 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     other = ask("workspaces?mine=false&limit=1").json()["next"]
     assert ask(f"workspaces?mine=false&sort=-name&cursor={other}").status_code == 400
     entries = walk(ask, "audit?limit=100")
-    told = [(one["at"], one["id"]) for one in entries]
+    told = [(datetime.fromisoformat(one["at"]), one["id"]) for one in entries]
     assert told == sorted(told, reverse=True)
     assert len(set(told)) == len(told)
 

@@ -1,6 +1,6 @@
 """All routes of the service `workspaces`, in the order in which they are described."""
 
-from . import catalogue, keys, limits, machines, runs, spaces, trail
+from . import catalogue, dry_run, keys, limits, machines, runs, spaces, trail
 
 ROUTES = [
     *spaces.ROUTES,
@@ -9,5 +9,6 @@ ROUTES = [
     *keys.ROUTES,
     *machines.ROUTES,
     *catalogue.ROUTES,
+    *dry_run.ROUTES,
     *trail.ROUTES,
 ]
