@@ -6,7 +6,7 @@ from traitlets import Bool
 
 from .. import words
 from ..errors import RemoteGPUError
-from ..orm import WorkspaceKind
+from ..orm import Role, WorkspaceKind
 from .asking import Asking, denied
 from .command import Text, chosen, option
 from .stop import Usage
@@ -54,7 +54,8 @@ def names_of_workspaces(command: Asking) -> list[str]:
 def members_of(command: Asking, workspace: str) -> list[dict[str, Any]]:
     """All members, owners first."""
     items = command.read("workspaces/{workspace}/members", workspace=workspace)["items"]
-    return [{"workspace": workspace, **one} for one in items]
+    rows = [{"workspace": workspace, **one} for one in items]
+    return sorted(rows, key=lambda row: (list(Role).index(Role(row["role"])), row["user"]))
 
 
 class WorkspacesList(Asking):

@@ -136,6 +136,7 @@ TABLE: dict[str, frozenset[str]] = {
     "retire_flavor": HUB,
     "read_image": HUB,
     "edit_image": HUB,
+    "dry_run_policy": HUB,
     "list_audit": HUB,
     "read_me": EVERYBODY,
     "list_users": HUB,
@@ -192,6 +193,7 @@ BODIES: dict[str, Any] = {
     "edit_webhook": {"active": False},
     "edit_gpu_of_host": {"status": "available"},
     "add_key_of_user": {"public_key": OTHER_KEY},
+    "dry_run_policy": {"month": "2026-01", "user": {"gpu_millis": 1000}},
 }
 
 
@@ -472,7 +474,7 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     assert [one["user"] for one in walk(ask, "workspaces/lab/members?limit=2&sort=-user")] == members[::-1]
     assert [one["user"] for one in ask("workspaces/lab/members?search=A&role=viewer").json()["items"]] == ["dave"]
     entries = walk(ask, "audit?limit=100")
-    told = [(one["at"], one["id"]) for one in entries]
+    told = [(datetime.fromisoformat(one["at"]), one["id"]) for one in entries]
     assert told == sorted(told, reverse=True)
     assert len(set(told)) == len(told)
 

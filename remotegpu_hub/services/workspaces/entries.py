@@ -113,6 +113,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "reasons": ("Why", ""),
     "reference": ("Reference", ""),
     "resource": ("Resource", ""),
+    "retired": ("Retired", ""),
     "role": ("Role", "term"),
     "runs": ("Runs", ""),
     "spared": ("Runs that go on", ""),

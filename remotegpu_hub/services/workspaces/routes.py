@@ -3,6 +3,7 @@
 from . import (
     budgets,
     catalogue,
+    dry_run,
     events,
     glance,
     invitations,
@@ -35,6 +36,7 @@ ROUTES = [
     *keys.ROUTES,
     *machines.ROUTES,
     *catalogue.ROUTES,
+    *dry_run.ROUTES,
     *trail.ROUTES,
     *events.ROUTES,
     *webhooks.ROUTES,

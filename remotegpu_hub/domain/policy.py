@@ -1,0 +1,176 @@
+"""What other limits would have refused: the runs of a month, replayed in the order in which they were admitted.
+
+The replay is pure. A start that it refuses holds nothing afterwards, so those that come later find more room; what ran
+already when the month began is taken as it was.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from heapq import heappop, heappush
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ..errors import Breach
+from ..orm import Allocation
+
+AT_ONCE: Final = {"gpu_millis": "gpus", "cpu_millis": "cpu", "memory_bytes": "memory", "environments": "environments"}
+"""Limits on what is held at once, and what a breach calls them."""
+GPU_HOUR: Final = 3_600_000
+"""Milli-GPU-seconds."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What everybody, or every workspace, would be allowed; None does not limit."""
+
+    gpu_millis: int | None = None
+    cpu_millis: int | None = None
+    memory_bytes: int | None = None
+    environments: int | None = None
+    gpu_hours: int | None = None
+    """In the month."""
+    models: Mapping[str, int] = field(default_factory=dict)
+    """Slots of a GPU model."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run as it was admitted, and when it ran."""
+
+    id: int
+    environment_id: int
+    user_id: int
+    workspace_id: int
+    gpu_model: str | None
+    gpu_slots: int
+    gpu_millis: int
+    cpu_millis: int
+    memory_bytes: int
+    admitted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A start that would have been refused, with every limit that it would have broken. The `name` of a breach is the
+    id of the user or workspace."""
+
+    start: Start
+    breaches: tuple[Breach, ...]
+
+
+@dataclass
+class _Held:
+    """What one user or workspace holds at this moment of the replay, and has used of the month."""
+
+    sums: Counter[str] = field(default_factory=Counter)
+    slots: Counter[str] = field(default_factory=Counter)
+    used: int = 0
+    """Milli-GPU-seconds of what has ended."""
+    running: int = 0
+    """Milli-GPUs that run …"""
+    since: int = 0
+    """… and the sum of each of them × the second in which it began."""
+
+    def take(self, start: Start, sign: int) -> None:
+        self.sums.update({name: sign * amount for name, amount in _amounts(start).items()})
+        if start.gpu_model is not None:
+            self.slots[start.gpu_model] += sign * start.gpu_slots
+
+    def gpu_time(self, second: int) -> int:
+        return self.used + self.running * second - self.since
+
+
+def _amounts(start: Start) -> dict[str, int]:
+    return {"gpu_millis": start.gpu_millis, "cpu_millis": start.cpu_millis, "memory_bytes": start.memory_bytes,
+            "environments": 1}  # fmt: skip
+
+
+def replay(
+    starts: Iterable[Start], *, user: Limits, workspace: Limits, begin: datetime, end: datetime
+) -> list[Refusal]:
+    """Say which of the starts in `[begin, end)` these limits would have refused. `starts` come in the order of their
+    admission; those from before `begin` are what still ran then."""
+    held: dict[tuple[str, int], _Held] = defaultdict(_Held)
+    to_come: list[tuple[int, int, int, Start]] = []
+    refused = []
+    first = int(begin.timestamp())
+    for start in starts:
+        second = int(start.admitted_at.timestamp())
+        while to_come and to_come[0][0] <= second:
+            at, kind, _, one = heappop(to_come)
+            for key in _keys(one):
+                _pass(held[key], one, at, ended=kind == _ENDS, first=first)
+        if start.admitted_at >= end:
+            break
+        if start.admitted_at >= begin:
+            breaches = tuple(_breaches(start, held, second, user=user, workspace=workspace))
+            if breaches:
+                refused.append(Refusal(start, breaches))
+                continue
+        for key in _keys(start):
+            held[key].take(start, 1)
+        if start.started_at is not None and start.gpu_millis:
+            heappush(to_come, (int(start.started_at.timestamp()), _BEGINS, start.id, start))
+        if start.ended_at is not None:
+            heappush(to_come, (int(start.ended_at.timestamp()), _ENDS, start.id, start))
+    return refused
+
+
+_BEGINS, _ENDS = 0, 1
+
+
+def _keys(start: Start) -> tuple[tuple[str, int], tuple[str, int]]:
+    return ("user", start.user_id), ("workspace", start.workspace_id)
+
+
+def _pass(held: _Held, start: Start, second: int, *, ended: bool, first: int) -> None:
+    """Let a run begin to use GPU time, or end."""
+    if not ended:
+        held.running += start.gpu_millis
+        held.since += start.gpu_millis * max(second, first)
+        return
+    held.take(start, -1)
+    if start.started_at is not None and start.gpu_millis:
+        began = max(int(start.started_at.timestamp()), first)
+        held.running -= start.gpu_millis
+        held.since -= start.gpu_millis * began
+        held.used += start.gpu_millis * max(second - began, 0)
+
+
+def _breaches(
+    start: Start, held: Mapping[tuple[str, int], _Held], second: int, *, user: Limits, workspace: Limits
+) -> Iterable[Breach]:
+    for (scope, number), limits in zip(_keys(start), (user, workspace), strict=True):
+        now = held[scope, number]
+        laid = [
+            (shown, _amounts(start)[name], now.sums[name], getattr(limits, name)) for name, shown in AT_ONCE.items()
+        ]
+        if start.gpu_model is not None:
+            model = start.gpu_model
+            laid.append((f"gpu:{model}", start.gpu_slots, now.slots[model], limits.models.get(model)))
+        for resource, wanted, there, limit in laid:
+            if limit is not None and wanted > 0 and there + wanted > limit:
+                yield Breach(scope, str(number), resource, wanted, there, limit)
+        if limits.gpu_hours is not None and start.gpu_millis:
+            used, limit = now.gpu_time(second), limits.gpu_hours * GPU_HOUR
+            if used >= limit:
+                yield Breach(scope, str(number), "gpu_hours", start.gpu_millis * 3600, used, limit)
+
+
+def starts(session: Session, *, begin: datetime, end: datetime, after: int, limit: int) -> list[Start]:
+    """Some of the runs that a replay of this period needs, in the order of their ids from behind `after`."""
+    columns = [getattr(Allocation, name) for name in Start.__dataclass_fields__]
+    lives = Allocation.ended_at.is_(None) | (Allocation.ended_at > begin)
+    query = (
+        select(*columns)
+        .where(Allocation.id > after, Allocation.admitted_at < end, lives)
+        .order_by(Allocation.id)
+        .limit(limit)
+    )
+    return [Start(*row) for row in session.execute(query)]
