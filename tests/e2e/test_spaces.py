@@ -2,11 +2,19 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from sqlalchemy import func, select
+
+from remotegpu_hub import db
+from remotegpu_hub.domain import prices, workspaces
+from remotegpu_hub.orm import BillingRecord, SubjectKind
+from remotegpu_hub.units import MICROS
 
 from .conftest import Demo, Visit
 from .test_first_day import stop_all
@@ -33,6 +41,7 @@ def as_before(demo: Demo) -> Iterator[None]:
     ask(demo, "PATCH", "workspaces/vision-lab/members/chen/quota", json={"gpu_millis": 1000, "environments": 2})
     for path in ("members/admin", "invitations/admin"):
         ask(demo, "DELETE", f"workspaces/vision-lab/{path}")
+    ask(demo, "POST", "workspaces/robot-lab/archive")
 
 
 def choose(line: Locator, role: str) -> None:
@@ -139,15 +148,7 @@ def test_an_owner_sees_and_stops_what_others_run_and_who_used_how_much(demo: Dem
     page.get_by_role("link", name="Usage").click()
     expect(page.locator(".rg-canvas canvas")).to_be_visible()
     expect(page.get_by_role("rowheader", name="chen")).to_be_visible()
-    page.get_by_role("link", name="Cost", exact=True).click()
-    expect(page.get_by_role("heading", name="By member")).to_be_visible()
-    page.locator("summary", has_text="Day by day as a table").press("Enter")
-    expect(page.get_by_role("columnheader", name="chen")).to_be_visible()
     assert refused == []
-    check_axe(page)
-    keep(page, "space-usage-en-light")
-    plain = open_page(visit("ada", script=False), demo, f"{LAB}/usage")
-    expect(plain.get_by_role("rowheader", name="chen")).to_be_visible()
 
     page.get_by_role("link", name="Environments", exact=True).click()
     run = row(page, NASTY)
@@ -159,6 +160,60 @@ def test_an_owner_sees_and_stops_what_others_run_and_who_used_how_much(demo: Dem
     run.get_by_role("button", name="Stop it").click()
     expect(page.get_by_role("status").first).to_contain_text("It is stopping.")
     expect(row(page, NASTY)).to_contain_text("stopped", timeout=READY_MS)
+
+
+MONTH = "spaces/robot-lab/usage?month=2026-10&show=money"
+
+
+def fill_a_month(demo: Demo) -> int:
+    """A workspace whose ledger has a charge of each member on some days of a month that is over; what they sum to."""
+    made = {"name": "robot-lab", "display_name": "Robot Lab", "owner": "ada", "time_zone": "Asia/Shanghai"}
+    if ask(demo, "POST", "workspaces", json=made).status_code == 201:
+        for user in ("boris", "chen", "dora"):
+            ask(demo, "PUT", f"workspaces/robot-lab/members/{user}", json={"role": "member"})
+    chance, engine = Random(6), db.open_engine(f"sqlite:///{demo.state}/jupyterhub.sqlite")
+    with db.begin(engine) as session:
+        lab = workspaces.by_name(session, name="robot-lab")
+        price = prices.at(session, now=datetime.now(UTC))["storage"]
+        for number, member in enumerate(workspaces.members(session, workspace=lab) * 14):
+            start = datetime(2026, 10, 1, chance.randrange(20), tzinfo=UTC) + timedelta(days=chance.randrange(30))
+            amount = chance.randrange(5, 60) * MICROS
+            session.add(
+                BillingRecord(
+                    workspace_id=lab.id, user_id=member.user_id, subject_kind=SubjectKind.VOLUME, subject_id=10**9 + number,
+                    resource="storage", quantity=1, price_id=price.id, unit_price=price.unit_price, amount=amount,
+                    start=start, end=start + timedelta(hours=1), written_at=start,
+                )
+            )  # fmt: skip
+    with db.begin(engine, read_only=True) as session:
+        total = session.scalar(select(func.sum(BillingRecord.amount)).where(BillingRecord.workspace_id == lab.id))
+    engine.dispose()
+    return int(total or 0) // MICROS
+
+
+def test_a_month_is_a_chart_and_a_table_and_only_a_table_without_a_script(demo: Demo, visit: Visit, keep: Keep) -> None:
+    total = fill_a_month(demo)
+    page = open_page(visit("ada"), demo, MONTH)
+    expect(page.locator(".rg-canvas canvas")).to_be_visible()
+    expect(page.locator("[data-when]")).to_have_text(f"¥{total:,}")
+    place = page.locator(".rg-canvas").bounding_box()
+    assert place is not None
+    keep(page, "space-usage-en-light")
+    page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    expect(page.locator("[data-when]")).to_contain_text("2026-10-1")
+    page.locator("summary", has_text="Day by day as a table").press("Enter")
+    expect(page.get_by_role("columnheader", name="chen")).to_be_visible()
+    check_axe(page)
+    plain = open_page(visit("ada", script=False), demo, MONTH)
+    expect(plain.locator(".rg-canvas")).to_be_hidden()
+    expect(plain.get_by_role("row", name="Total")).to_contain_text(f"¥{total:,}")
+    plain.locator("summary", has_text="Day by day as a table").click()
+    expect(plain.get_by_role("rowheader", name="2026-10-31")).to_be_visible()
+    for look, given in (("zh-dark", {"dark": True}), ("zh-phone", {"width": 360})):
+        chinese = open_page(visit("boris", locale="zh-CN", **given), demo, MONTH)
+        expect(chinese.locator(".rg-canvas canvas")).to_be_visible()
+        assert chinese.evaluate("document.documentElement.scrollWidth") <= given.get("width", 1280)
+        keep(chinese, f"space-usage-{look}")
 
 
 def test_a_viewer_sees_everything_and_changes_nothing(demo: Demo, visit: Visit) -> None:
@@ -217,7 +272,7 @@ def test_workspaces_speak_chinese_in_the_dark_and_on_a_phone(demo: Demo, visit: 
     phone = visit("boris", locale="zh-CN", width=360)
     for path, name in (
         ("spaces", "spaces"), ("spaces/nlp-lab", "space"), (f"{LAB}/members", "space-members"),
-        (f"{LAB}/members/chen", "space-member"), ("spaces/nlp-lab/usage", "space-usage"), (f"{LAB}/environments", "space-environments"),
+        (f"{LAB}/members/chen", "space-member"), ("spaces/nlp-lab/usage", "space-usage-empty"), (f"{LAB}/environments", "space-environments"),
         ("spaces/nlp-lab/settings", "space-settings"),
     ):  # fmt: skip
         open_page(dark, demo, path)
