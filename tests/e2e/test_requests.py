@@ -21,7 +21,7 @@ def as_before(demo: Demo) -> Any:
     waiting = ask_api(demo, "GET", "all-quota-requests?state=open&limit=200")["items"]
     for one in waiting:
         ask_api(demo, "POST", f"quota-requests/{one['id']}/refuse", {"answer": "The test is over."})
-    ask_api(demo, "PATCH", "workspaces/~dora/quota", {"gpu_millis": 0})
+    ask_api(demo, "PATCH", "workspaces/~dora/quota", {"gpu_millis": 0, "gpu_hours": 0})
     ask_api(demo, "PATCH", "users/chen/quota", dict.fromkeys(("gpu_millis", "memory_bytes")))
     ask_api(demo, "PUT", "workspaces/vision-lab/budget", {"amount_micros": 2_000_000_000})
 
@@ -63,7 +63,7 @@ def test_who_has_no_gpu_asks_an_admin_approves_in_one_click_and_the_limit_is_the
     dora.get_by_label("Needed until").fill("2030-12-31")
     ask(dora, "GPUs", "2", NASTY)
     expect(dora.get_by_role("status")).to_contain_text("waits for an answer")
-    mine = dora.locator("tr", has=dora.get_by_text(NASTY))
+    mine = dora.locator("tr", has=dora.get_by_text(NASTY)).first
     expect(mine).to_contain_text("2 GPUs")
     expect(mine).to_contain_text("needed until 2030-12-31")
 
@@ -74,6 +74,13 @@ def test_who_has_no_gpu_asks_an_admin_approves_in_one_click_and_the_limit_is_the
     expect(wish.get_by_role("row", name="GPUs")).to_contain_text("0 GPUs")
     check_axe(admin)
     keep(admin, "quotas-en-light")
+    expect(wish).to_contain_text("without them no GPU starts")
+    open_page(dora, demo, "limits/ask?scope=workspace&workspace=~dora")
+    expect(dora.get_by_text("without GPU hours no GPU starts")).to_be_visible()
+    dora.get_by_label("GPU hours a month").fill("10")
+    ask(dora, "GPUs", "2", NASTY)
+    wish.get_by_role("button", name="Approve what dora asks for").click()
+    expect(admin.get_by_role("alert")).to_contain_text("This request was withdrawn meanwhile.")
     wish.get_by_role("button", name="Approve what dora asks for").click()
     expect(admin.get_by_role("status")).to_contain_text("the new limits count at once")
     expect(wish).to_have_count(0)

@@ -61,13 +61,13 @@ def read_limits(session: Session, page: Page, view: View) -> Limits:
     sections = [
         Section(view.say("You, everywhere"), _bars(view, own), asking(QuotaScope.USER) if _limited(own) else "")
     ]
-    room: list[tuple[Member, int]] = []
+    room: list[tuple[Member, bool]] = []
     for member in members:
         space = member.workspace
         found = quotas.levels(session, user_id=user.id, workspace_id=space.id, time_zone=space.time_zone, now=now)
         whole, inside = found["workspace"], found["member"]
         manages = member.role in MANAGERS
-        room.append((member, min(whole.limits["gpu_millis"], inside.limits["gpu_millis"])))
+        room.append((member, _gpus(whole) and _gpus(inside)))
         sections.append(
             Section(
                 _name(view, space), _bars(view, whole),
@@ -87,13 +87,17 @@ def _limited(level: Level) -> bool:
     return any(value < UNLIMITED for value in (*level.limits.values(), *level.slot_limits.values()))
 
 
-def _without_gpus(own: Level, room: list[tuple[Member, int]]) -> str:
+def _gpus(level: Level) -> bool:
+    """Whether a level lets a GPU run at all: it takes both, one to hold and hours to use it."""
+    return bool(level.limits["gpu_millis"] and level.limits["gpu_hours"])
+
+
+def _without_gpus(own: Level, room: list[tuple[Member, bool]]) -> str:
     """Where to ask first, for who may hold no GPU in any workspace."""
-    open_ones = [one for one, millis in room if millis and one.role != Role.VIEWER]
-    if own.limits["gpu_millis"] and open_ones:
-        return ""
-    if not own.limits["gpu_millis"]:
+    if not _gpus(own):
         return asking(QuotaScope.USER)
+    if any(allowed and one.role != Role.VIEWER for one, allowed in room):
+        return ""
     managed = next((one for one, _ in room if one.role in MANAGERS), None)
     return asking(QuotaScope.WORKSPACE, managed.workspace) if managed else ""
 
@@ -198,7 +202,7 @@ class AskForMore(Page):
         view = View(self.language)
         scope, workspace = self._named()
 
-        def work(session: Session) -> tuple[str, list[Amount]]:
+        def work(session: Session) -> tuple[str, list[Amount], bool]:
             user = self.caller(session)
             members = {one.workspace.name: one.workspace for one in workspaces.of_user(session, user=user)}
             space = members.get(workspace or "")
@@ -210,16 +214,16 @@ class AskForMore(Page):
                 for name in amounts.names(level)
                 if requests.limit(level, name) < UNLIMITED
             ]
-            if scope == QuotaScope.USER:
-                return view.say("You, everywhere"), found
-            shown = _name(view, space) if space else ""
-            return (view.say("You, in {workspace}", workspace=shown) if scope == QuotaScope.MEMBER else shown), found
+            shown = _name(view, space) if space else view.say("You, everywhere")
+            if scope == QuotaScope.MEMBER:
+                shown = view.say("You, in {workspace}", workspace=shown)
+            return shown, found, not level.limits["gpu_hours"]
 
-        name, found = await self.ask(work)
+        name, found, no_hours = await self.ask(work)
         self.show(
             "ask.html", view, title=view.say("Ask for more"), here="limits", name=name, amounts=found, error=error,
             scope=scope.value, workspace=workspace or "", reason=self.get_body_argument("reason", ""),
-            until=self.get_body_argument("until", ""), most=requests.MOST_CHARACTERS,
+            until=self.get_body_argument("until", ""), most=requests.MOST_CHARACTERS, no_hours=no_hours,
         )  # fmt: skip
 
     def _named(self) -> tuple[QuotaScope, str | None]:

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from ... import plain
 from ...domain import inventory, prices, quotas, requests, workspaces
@@ -87,7 +87,8 @@ class Found:
 
 
 def find(session: Session, view: View, search: str, after: str = "") -> Found:
-    """The default quotas; users and workspaces whose name fits, and the budgets of those, or all of them."""
+    """The default quotas; users and workspaces whose name fits, and their budgets, or those of
+    all teams."""
     defaults = {scope: _own(session, default) for scope, default in DEFAULTS.items()}
     lines = [
         _line(view, DEFAULTS[scope], scope.value, shown, defaults[scope], {})
@@ -111,7 +112,7 @@ def find(session: Session, view: View, search: str, after: str = "") -> Found:
         for scope, number, name, shown in named
     ]
     money = select(Workspace).join(Budget, Budget.workspace_id == Workspace.id).order_by(Workspace.name)
-    money = money.where(fits) if search else money
+    money = money.where(fits if search else Workspace.kind != WorkspaceKind.PERSONAL)
     money = money.where(Workspace.name > after) if after else money
     with_budget = list(session.scalars(money.limit(MOST + 1)))
     currency = prices.currency(session)
@@ -143,7 +144,7 @@ def _rows(
     of_spaces = (Quota.scope == QuotaScope.WORKSPACE) & Quota.workspace_id.in_([one.id for one in spaces])
     return {
         (row.scope, row.user_id or row.workspace_id or 0): quotas.describe(row)
-        for row in session.scalars(select(Quota).where(of_people | of_spaces))
+        for row in session.scalars(select(Quota).where(of_people | of_spaces).options(selectinload(Quota.models)))
     }
 
 

@@ -29,6 +29,8 @@ class Card:
     amounts: list[Amount]
     """With what is wanted as what is typed."""
     wanted: dict[str, str]
+    hours: list[Amount]
+    """GPU hours, where GPUs are wanted, no hours are, and there are none: without them no GPU starts."""
     granted: list[str]
 
 
@@ -55,11 +57,14 @@ def _card(session: Session, view: View, request: QuotaRequest) -> Card:
     level = requests.level_of(
         session, scope=request.scope, workspace=request.workspace, user=request.asker, now=utcnow()
     )  # fmt: skip
+    gpus = any(name == "gpu_millis" or name.startswith("gpu:") for name in wanted)
+    lacks = gpus and "gpu_hours" not in wanted and not level.limits["gpu_hours"]
     return Card(
         request=request,
         where=where(view, request),
         amounts=[amounts.amount(view, level, name, value) for name, value in wanted.items()],
         wanted={name: amounts.words(view, name, value) for name, value in wanted.items()},
+        hours=[amounts.amount(view, level, "gpu_hours")] if lacks else [],
         granted=amounts.in_words(view, request.granted or {}),
     )
 
