@@ -58,7 +58,7 @@ def usage_of(session: Session, *, workspace: Workspace, month: str | None, now: 
                 ~Allocation.metered,
             )
         ):
-            for one in metering.running(session, allocation=allocation, now=now, history=history):
+            for one in metering.unwritten(allocation, now, history=history, time_zone=workspace.time_zone):
                 if one.start >= start:
                     by_user[name] += one.amount
                     by_resource[one.resource] += one.amount
