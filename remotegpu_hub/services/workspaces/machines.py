@@ -5,13 +5,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from ... import plain
 from ...domain import inventory
 from ...errors import NotFound
 from ...orm import Flavor, Gpu, GpuStatus, Host, HostStatus, Image, ImageStatus, User, Workspace
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Paging, Route, Shape, named, page
 
 
 class HostShown(Shape):
@@ -151,9 +150,7 @@ def edit_gpu(call: Call) -> Any:
     return plain.gpus(call.session, uuid=uuid)[0]
 
 
-def _image(session: Session, image: Image) -> dict[str, Any]:
-    space = session.get(Workspace, image.workspace_id) if image.workspace_id else None
-    owner = session.get(User, image.owner_id) if image.owner_id else None
+def _image(image: Image, space: Workspace | None, owner: User | None) -> dict[str, Any]:
     columns = ("reference", "digest", "display_name", "framework", "cuda_version", "python_version", "size_bytes",
                "category", "status")  # fmt: skip
     return {
@@ -175,19 +172,24 @@ def list_images(call: Call) -> Any:
             | Image.display_name.icontains(asked.search, autoescape=True)
         )
     sorts = {"reference": (Image.reference, Image.id)}
-    return page(
-        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: _image(call.session, one)
-    )  # fmt: skip
+    found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
+    spaces = named(call.session, Workspace, [one.workspace_id for one in found])
+    people = named(call.session, User, [one.owner_id for one in found])
+    return [_image(one, spaces.get(one.workspace_id), people.get(one.owner_id)) for one in found], following
 
 
 def list_flavors(call: Call) -> Any:
-    def one(flavor: Flavor) -> dict[str, Any]:
-        space = call.session.get(Workspace, flavor.workspace_id) if flavor.workspace_id else None
-        columns = ("name", "display_name", "gpu_model", "gpu_slots", "cpu_millis", "memory_bytes", "retired")
-        return {**{name: getattr(flavor, name) for name in columns}, "workspace": space.name if space else None}
-
-    return page(call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
-                shown=one)  # fmt: skip
+    found, following = page(
+        call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
+        shown=lambda one: one,
+    )  # fmt: skip
+    spaces = named(call.session, Workspace, [one.workspace_id for one in found])
+    columns = ("name", "display_name", "gpu_model", "gpu_slots", "cpu_millis", "memory_bytes", "retired")
+    return [
+        {**{name: getattr(one, name) for name in columns},
+         "workspace": spaces[one.workspace_id].name if one.workspace_id else None}
+        for one in found
+    ], following  # fmt: skip
 
 
 ROUTES = [

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import select
+from sqlalchemy.orm import selectinload
 
 from ...domain import users, workspaces
 from ...errors import Conflict, Denied, NotFound
@@ -82,7 +83,7 @@ def member_shown(member: Member) -> dict[str, Any]:
 
 def list_workspaces(call: Call) -> Any:
     asked: WorkspacesAsked = call.query
-    query = select(Workspace)
+    query = select(Workspace).options(selectinload(Workspace.owner))
     if not asked.mine and not call.caller.hub_admin:
         raise Denied("Only an admin of the hub sees workspaces of others.")
     if asked.mine:
