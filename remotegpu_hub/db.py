@@ -22,6 +22,9 @@ from .errors import Unavailable
 
 BUSY_TIMEOUT_SECONDS = 15
 PING_AFTER_SECONDS = 1.0
+KEPT_CONNECTIONS = 10
+"""That a process keeps open: one for each of its threads, and for its ticks. SQLAlchemy's five would be too few: what
+goes beyond is opened anew each time."""
 CHECKPOINT_PAGES = 250
 """Whoever commits the page that fills it moves them all into the SQLite file: with the usual 1,000 that takes 20 ms."""
 
@@ -56,6 +59,8 @@ def open_engine(url: str, **db_kwargs: Any) -> Engine:
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS, **options.get("connect_args", {})}
         options["connect_args"]["check_same_thread"] = False
+    elif "poolclass" not in options:
+        options.setdefault("pool_size", KEPT_CONNECTIONS)
     engine = create_engine(url, **options)
     if engine.dialect.name == "sqlite":
         _tame_sqlite(engine)

@@ -70,6 +70,27 @@ def test_many_starts_on_a_large_cluster_are_measured(test_cluster: LocalCluster)
 
 
 @pytest.mark.prove
+def test_pages_are_read_by_many_while_everything_of_theirs_runs(postgres: pg.Postgres):
+    said = run("pages_load.py")
+    for pattern in (
+        "40 environments of 10 users", "10 users logged in", rf"my environments +30 .* {NUMBER} ms +0 ",
+        rf"the hub's home +20 .* {NUMBER} ms +0 ", rf"limit 300 ms for p95: {NUMBER} ms, .*(pass|FAIL)", "no error: 0: pass",
+        rf"memory of the service .*{NUMBER} ×: (pass|FAIL)", rf"cores taken for my environments: service {NUMBER}, ",
+        "afterwards 40 environments run: pass",
+    ):  # fmt: skip
+        assert re.search(pattern, said), said
+
+
+@pytest.mark.prove
+def test_every_list_is_read_on_few_and_on_many_rows_of_both_databases(postgres: pg.Postgres):
+    said = run("long_lists.py")
+    assert len(re.findall(rf"{NUMBER} ms +{NUMBER} × +{NUMBER} ms +{NUMBER} × +\d+  all-environments", said)) == 64, (
+        said
+    )
+    assert len(re.findall(r"lists without a search: slowest .*(?:pass|FAIL)", said)) == 2, said
+
+
+@pytest.mark.prove
 @pytest.mark.parametrize("file", sorted(path.name for path in FOLDER.glob("[a-z]*.py")))
 def test_every_benchmark_says_what_it_measures(file: str):
     helped = subprocess.run([sys.executable, str(FOLDER / file), "--help"], capture_output=True, text=True)

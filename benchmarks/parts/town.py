@@ -196,7 +196,7 @@ class Clock:
             return connection.scalar(runs) or 0, connection.scalar(slots) or 0
 
 
-def _fill(connection: Connection, table: Any, rows: Iterable[dict[str, Any]]) -> None:
+def fill(connection: Connection, table: Any, rows: Iterable[dict[str, Any]]) -> None:
     connection.execute(insert(table), list(rows))
 
 
@@ -211,16 +211,16 @@ def _set_sequence(connection: Connection, table: Any, first: int) -> None:
 
 def _people(connection: Connection) -> None:
     user, workspace = FIRST[User], FIRST[Workspace]
-    _fill(connection, User, (
+    fill(connection, User, (
         {"id": user + number, "hub_user_id": 1 + number, "hub_created": "2026", "name": f"user-{number}",
          "created_at": NOW} for number in range(USERS)
     ))  # fmt: skip
-    _fill(connection, Workspace, (
+    fill(connection, Workspace, (
         {"id": workspace + number, "name": f"space-{number}", "display_name": f"Space {number}",
          "kind": WorkspaceKind.TEAM, "owner_id": user + number, "time_zone": "Asia/Shanghai", "created_at": NOW}
         for number in range(WORKSPACES)
     ))  # fmt: skip
-    _fill(connection, Member, (
+    fill(connection, Member, (
         {"workspace_id": workspace + place, "user_id": user + number, "role": Role.MEMBER, "created_at": NOW}
         for number in range(USERS) for place in (number % WORKSPACES, (number + 7) % WORKSPACES)
     ))  # fmt: skip
@@ -237,20 +237,20 @@ def _limits(connection: Connection) -> None:
           for n in range(WORKSPACES)),
         *({"scope": QuotaScope.USER, "workspace_id": None, "user_id": FIRST[User] + n} for n in range(0, USERS, 5)),
     ]  # fmt: skip
-    _fill(connection, Quota, ({"id": FIRST[Quota] + n, **owner, **high} for n, owner in enumerate(owners)))
-    _fill(connection, QuotaModel, (
+    fill(connection, Quota, ({"id": FIRST[Quota] + n, **owner, **high} for n, owner in enumerate(owners)))
+    fill(connection, QuotaModel, (
         {"quota_id": FIRST[Quota] + 2 + n, "model": MODEL, "slots": 500} for n in range(WORKSPACES)
     ))  # fmt: skip
-    _fill(connection, Budget, (
+    fill(connection, Budget, (
         {"workspace_id": FIRST[Workspace] + n, "amount": 10**9 * MICROS, "action": BudgetAction.REFUSE}
         for n in range(WORKSPACES)
     ))  # fmt: skip
-    _fill(connection, MemberMonth, (
+    fill(connection, MemberMonth, (
         {"workspace_id": FIRST[Workspace] + place, "month": month_of(NOW, "Asia/Shanghai"),
          "user_id": FIRST[User] + n, "amount": 123 * MICROS, "gpu_time": 10**8}
         for n in range(USERS) for place in (n % WORKSPACES, (n + 7) % WORKSPACES)
     ))  # fmt: skip
-    _fill(connection, Price, (
+    fill(connection, Price, (
         {"resource": resource, "unit_price": price, "effective_from": NOW - timedelta(days=days)}
         for resource, price in ((f"gpu:{MODEL}", 12 * MICROS), ("cpu", MICROS // 2), ("memory", MICROS // 4))
         for days in (400, 60)
@@ -258,13 +258,13 @@ def _limits(connection: Connection) -> None:
     connection.execute(insert(Image), {"id": 1, "reference": IMAGE, "display_name": "JupyterLab"})
 
 
-def _numbers(count: int) -> Any:
+def numbers(count: int) -> Any:
     """A column `n` that counts from 0, so that one statement makes all rows of a table."""
     first = select(literal(0).label("n")).cte("numbers", recursive=True)
     return first.union_all(select(first.c.n + 1).where(first.c.n + 1 < count)).c.n
 
 
-def _make(connection: Connection, table: Any, columns: dict[str, Any]) -> None:
+def make(connection: Connection, table: Any, columns: dict[str, Any]) -> None:
     """INSERT … SELECT: values are SQL expressions, or constants of the column's type."""
     kinds = table.__table__.c
     values = [v if isinstance(v, ColumnElement) else literal(v, kinds[name].type) for name, v in columns.items()]
@@ -272,29 +272,29 @@ def _make(connection: Connection, table: Any, columns: dict[str, Any]) -> None:
 
 
 def _hosts(connection: Connection, count: int) -> None:
-    n = _numbers(count)
-    _make(connection, Host, {
+    n = numbers(count)
+    make(connection, Host, {
         "id": FIRST[Host] + n, "name": "host-" + cast(n, String), "pool": "benchmark", "address": "192.0.2.1",
         "status": HostStatus.ONLINE, "simulated": True, "cpu_millis": 128_000, "memory_bytes": 1024 * GIB,
         "gpu_millis": GPUS_PER_HOST * WHOLE_GPU, "last_seen_at": NOW,
     })  # fmt: skip
-    _make(connection, HostModel, {
+    make(connection, HostModel, {
         "host_id": FIRST[Host] + n, "model": MODEL, "gpu_millis": WHOLE_GPU, "usable": GPUS_PER_HOST, "used": 0
     })  # fmt: skip
-    n = _numbers(count * GPUS_PER_HOST)
+    n = numbers(count * GPUS_PER_HOST)
     host_id = FIRST[Host] + n // GPUS_PER_HOST
-    _make(connection, Gpu, {
+    make(connection, Gpu, {
         "id": FIRST[Gpu] + n, "host_id": host_id, "index": n % GPUS_PER_HOST, "uuid": "GPU-" + cast(n, String),
         "model": MODEL, "memory_mib": 81920, "status": GpuStatus.AVAILABLE,
     })  # fmt: skip
-    _make(connection, GpuSlot, {
+    make(connection, GpuSlot, {
         "id": FIRST[GpuSlot] + n, "gpu_id": FIRST[Gpu] + n, "host_id": host_id, "ordinal": 0, "model": MODEL,
         "gpu_millis": WHOLE_GPU,
     })  # fmt: skip
 
 
 def _environments(connection: Connection, made: list[Start]) -> None:
-    _fill(connection, Environment, (
+    fill(connection, Environment, (
         {"id": one.environment_id, "user_id": one.user_id, "server_name": one.server_name,
          "display_name": one.wish.display_name, "workspace_id": one.wish.workspace_id, "image_id": 1,
          "gpu_model": WANTED.gpu_model, "gpu_slots": WANTED.gpu_slots, "cpu_millis": WANTED.cpu_millis,
@@ -316,7 +316,7 @@ def _run(number: int, start: Start, host: int, held: Resources, now: datetime) -
 
 def _history(connection: Connection, hosts: int, ended: int) -> None:
     """Runs of this month that are over and metered, an hour each, of all environments in turn."""
-    n = _numbers(ended)
+    n = numbers(ended)
     began, over = NOW - timedelta(days=2, hours=1), NOW - timedelta(days=2)
     prototype = {
         "gpu_model": MODEL, "gpu_slots": 1, "gpu_millis": WHOLE_GPU, "cpu_millis": WANTED.cpu_millis,
@@ -340,12 +340,12 @@ def _runs(connection: Connection, busy: list[Start], hosts: int, with_gpu: int, 
     """Runs that go on, spread over the hosts; returns the id of the next allocation."""
     began = NOW - timedelta(minutes=30)
     held = [WANTED if number < with_gpu else IDLE for number in range(len(busy))]
-    _fill(connection, Allocation, (
+    fill(connection, Allocation, (
         {**_run(first + number, start, number % hosts, held[number], began), "state": AllocationState.ACTIVE,
          "ended_at": None, "metered_until": None, "metered": False, "end_reason": None}
         for number, start in enumerate(busy)
     ))  # fmt: skip
-    _fill(connection, AllocationSlot, (
+    fill(connection, AllocationSlot, (
         {"allocation_id": FIRST[Allocation] + first + number, "open": True,
          "slot_id": FIRST[GpuSlot] + (number % hosts) * GPUS_PER_HOST + number // hosts}
         for number in range(with_gpu)

@@ -464,7 +464,17 @@ def due(session: Session, *, now: datetime) -> list[Due]:
 
 def stops_at(session: Session, *, allocation_id: int) -> datetime | None:
     """The earliest deadline of a run, if it has one."""
-    return session.scalar(select(func.min(Deadline.at)).where(Deadline.allocation_id == allocation_id))
+    return deadlines(session, allocation_ids=[allocation_id]).get(allocation_id)
+
+
+def deadlines(session: Session, *, allocation_ids: Collection[int]) -> dict[int, datetime]:
+    """The earliest deadline of each of these runs that has one."""
+    earliest = (
+        select(Deadline.allocation_id, func.min(Deadline.at))
+        .where(Deadline.allocation_id.in_(allocation_ids))
+        .group_by(Deadline.allocation_id)
+    )
+    return dict(session.execute(earliest).tuples().all())
 
 
 def known_ids(session: Session, *, allocation_ids: Collection[int]) -> set[int]:

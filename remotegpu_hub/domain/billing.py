@@ -79,11 +79,8 @@ def _unwritten(session: Session, workspace: Workspace, now: datetime) -> Iterato
         .where(Allocation.workspace_id == workspace.id, ~Allocation.metered, Allocation.started_at.is_not(None))
     )
     for run, name in runs:
-        begin = run.metered_until or run.started_at
-        if begin is not None:
-            end = run.ended_at or now.replace(microsecond=0)
-            for one in metering.slices(run, begin, end, history=history, time_zone=zone):
-                yield run, name, one
+        for one in metering.unwritten(run, now, history=history, time_zone=zone):
+            yield run, name, one
 
 
 @dataclass(frozen=True)

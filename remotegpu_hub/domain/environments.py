@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, exists, literal_column, select, update
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.util import identity_key
 
 from ..errors import Conflict, Denied, IllegalMove, Invalid, NotFound, RemoteGPUError
@@ -501,7 +501,7 @@ def of_user(session: Session, *, user: User) -> list[Environment]:
             select(Environment)
             .where(Environment.user_id == user.id, Environment.state != DELETED)
             .order_by(Environment.id.desc())
-            .options(selectinload(Environment.workspace), selectinload(Environment.image))
+            .options(joinedload(Environment.workspace, innerjoin=True), joinedload(Environment.image, innerjoin=True))
         )
     )
 

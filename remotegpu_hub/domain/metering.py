@@ -71,17 +71,27 @@ def running(
     session: Session, *, allocation: Allocation, now: datetime, history: dict[str, list[Price]] | None = None
 ) -> list[Slice]:
     """The part of a run that is not on the ledger yet, up to now: computed when somebody asks."""
-    if allocation.started_at is None:
-        return []
     time_zone = session.scalar(select(Workspace.time_zone).where(Workspace.id == allocation.workspace_id)) or "UTC"
-    end = allocation.ended_at or now.replace(microsecond=0)
-    return slices(
-        allocation,
-        allocation.metered_until or allocation.started_at,
-        end,
-        history=history if history is not None else prices.history(session),
-        time_zone=time_zone,
+    return unwritten(
+        allocation, now, history=prices.history(session) if history is None else history, time_zone=time_zone
     )
+
+
+def running_of(session: Session, *, user_id: int, now: datetime) -> dict[int, list[Slice]]:
+    """The same of each of a user's runs that is not wholly on the ledger: two statements, however many they are."""
+    history = prices.history(session)
+    rows = session.execute(
+        select(Allocation, Workspace.time_zone)
+        .join(Workspace, Workspace.id == Allocation.workspace_id)
+        .where(Allocation.user_id == user_id, ~Allocation.metered)
+    )
+    return {run.id: unwritten(run, now, history=history, time_zone=zone) for run, zone in rows}
+
+
+def unwritten(allocation: Allocation, now: datetime, *, history: dict[str, list[Price]], time_zone: str) -> list[Slice]:
+    """`running` of a run whose workspace's zone is known; `history` are all prices."""
+    start, end = allocation.metered_until or allocation.started_at, allocation.ended_at or now.replace(microsecond=0)
+    return slices(allocation, start, end, history=history, time_zone=time_zone) if start is not None else []
 
 
 def unmetered(session: Session, *, after: int, limit: int) -> list[int]:

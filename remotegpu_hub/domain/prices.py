@@ -16,9 +16,13 @@ from .quotas import Resources
 RESOURCES = ("cpu", "memory", "storage")
 
 
+CURRENCY: Any = func.coalesce(select(Fact.value).where(Fact.name == "currency").scalar_subquery(), "USD")
+"""The hub's one currency, an ISO 4217 code, for statements that ask for more."""
+
+
 def currency(session: Session) -> str:
-    """The hub's one currency, an ISO 4217 code."""
-    return session.scalar(select(Fact.value).where(Fact.name == "currency")) or "USD"
+    """The hub's one currency."""
+    return str(session.scalar(select(CURRENCY)))
 
 
 def set_currency(session: Session, *, code: str) -> None:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from sqlalchemy import column, inspect, select, table, update
+from sqlalchemy import bindparam, column, inspect, select, table, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -184,8 +184,15 @@ def current(session: Session, *, name: str) -> User:
 
     Raises: NotFound, also for who was not seen here yet.
     """
-    row = session.execute(select(_users).where(_users.c.name == name)).first()
-    user = live(session, hub_user_id=row.id) if row is not None else None
-    if row is None or user is None or user.hub_created != str(row.created):
+    row = session.execute(_current, {"current": name}).first()
+    if row is None or row.User.hub_created != str(row.created):
         raise NotFound(f"The user {name}")
+    user: User = row.User
     return user
+
+
+_current = (
+    select(User, _users.c.created)
+    .join(_users, _users.c.id == User.hub_user_id)
+    .where(_users.c.name == bindparam("current"), User.deleted_at.is_(None))
+)

@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import available_timezones
 
 from sqlalchemy import delete, exists, insert, literal, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, contains_eager
 
 from ..errors import Conflict, Invalid, NotFound
 from ..observed import HubUser
@@ -365,6 +365,7 @@ def of_user(session: Session, *, user: User) -> list[Member]:
             Member.status == MemberStatus.ACTIVE,
             Workspace.status == WorkspaceStatus.ACTIVE,
         )
+        .options(contains_eager(Member.workspace))
     )
     return sorted(
         rows,

@@ -4,7 +4,7 @@ from .base import PREFIX, Base, UTCDateTime
 from .events import Delivery, DeliveryState, Event, EventKind, Told, Webhook
 from .housekeeping import Answered, AuditEntry, Fact, TickLease
 from .inventory import Flavor, Gpu, GpuSlot, GpuStatus, Host, HostModel, HostStatus, Image, ImageStatus, Visibility
-from .money import BillingRecord, MemberMonth, Price, RecordKind, SubjectKind
+from .money import USAGE, BillingRecord, MemberMonth, Price, RecordKind, SubjectKind
 from .people import (
     QUOTA_RESOURCES,
     Budget,
@@ -46,6 +46,7 @@ __all__ = [
     "ENDED",
     "PREFIX",
     "QUOTA_RESOURCES",
+    "USAGE",
     "Allocation",
     "AllocationSlot",
     "AllocationState",

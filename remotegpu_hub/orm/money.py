@@ -8,8 +8,9 @@ billing record stays exactly as it was written.
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import NO_REUSE, PREFIX, Base, HasId, not_negative, one_of
@@ -24,6 +25,10 @@ class RecordKind(StrEnum):
     USAGE = "usage"
     CREDIT = "credit"
     CORRECTION = "correction"
+
+
+USAGE: Any = literal_column("'usage'")
+"""Written out, for conditions that a partial index is to serve."""
 
 
 class Price(HasId, Base):
@@ -73,6 +78,13 @@ class BillingRecord(HasId, Base):
             unique=True,
             sqlite_where=text("kind = 'usage'"),
             postgresql_where=text("kind = 'usage'"),
+        ),
+        Index(
+            "ix_remotegpu_billing_records_no_usage",
+            "subject_kind",
+            "subject_id",
+            sqlite_where=text("kind <> 'usage'"),
+            postgresql_where=text("kind <> 'usage'"),
         ),
         Index("ix_remotegpu_billing_records_workspace_start", "workspace_id", "start"),
         CheckConstraint('start < "end"', name="period_not_empty"),

@@ -64,6 +64,7 @@ DELETED: Any = literal_column("'deleted'")
 server would plan anew at each call."""
 OPEN = text("state <> 'ended'")
 IS_OPEN: dict[str, Any] = {"postgresql_where": text("open"), "sqlite_where": text("open = 1")}
+IS_LIVE: dict[str, Any] = {"postgresql_where": text("state <> 'deleted'"), "sqlite_where": text("state <> 'deleted'")}
 UNMETERED: dict[str, Any] = {"postgresql_where": text("NOT metered"), "sqlite_where": text("metered = 0")}
 """Predicates of indexes, each in the very form in which SQLAlchemy asks that database: SQLite uses a partial index only
 where the condition is spelt alike."""
@@ -76,7 +77,7 @@ class Environment(HasId, Base):
     user_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "users.id"))
     server_name: Mapped[str] = mapped_column(String(255))
     display_name: Mapped[str] = mapped_column(String(255))
-    workspace_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "workspaces.id"), index=True)
+    workspace_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "workspaces.id"))
     image_id: Mapped[int] = mapped_column(ForeignKey(PREFIX + "images.id"))
     flavor: Mapped[str | None] = mapped_column(String(64))
     gpu_model: Mapped[str | None] = mapped_column(String(80))
@@ -98,9 +99,11 @@ class Environment(HasId, Base):
             "user_id",
             "server_name",
             unique=True,
-            sqlite_where=text("state <> 'deleted'"),
-            postgresql_where=text("state <> 'deleted'"),
+            **IS_LIVE,
         ),
+        Index(None, "workspace_id", "id"),
+        Index("ix_remotegpu_environments_live_name", "display_name", "id", **IS_LIVE),
+        Index("ix_remotegpu_environments_live_name_of_workspace", "workspace_id", "display_name", "id", **IS_LIVE),
         CheckConstraint("(gpu_slots = 0) = (gpu_model IS NULL)", name="gpus_have_a_model"),
         *not_negative(["gpu_slots", "cpu_millis", "memory_bytes"]),
         NO_REUSE,
@@ -162,7 +165,7 @@ class Allocation(HasId, Base):
     __table_args__ = (
         Index("uq_remotegpu_allocations_open", "environment_id", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),
         Index("ix_remotegpu_allocations_open_host", "host_id", sqlite_where=OPEN, postgresql_where=OPEN),
-        Index("ix_remotegpu_allocations_environment_id", "environment_id"),
+        Index(None, "environment_id", "id"),
         Index("ix_remotegpu_allocations_unmetered_workspace", "workspace_id", **UNMETERED),
         Index("ix_remotegpu_allocations_unmetered_user", "user_id", **UNMETERED),
         CheckConstraint("(state = 'ended') = (ended_at IS NOT NULL)", name="ended_has_an_end"),

@@ -6,7 +6,7 @@ import binascii
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -514,6 +514,13 @@ def page(
         rows.pop()
         following = _cursor(sort, [_value(rows[-1], column) for column in columns])
     return [shown(row) for row in rows], following
+
+
+def named(session: Session, kind: Any, ids: Iterable[int | None]) -> dict[int | None, Any]:
+    """The rows that a page's rows name by their ids, in one statement, or none where none is named."""
+    wanted = {one for one in ids if one is not None}
+    found = session.scalars(select(kind).where(kind.id.in_(wanted))) if wanted else ()
+    return {row.id: row for row in found}
 
 
 def _value(row: Any, column: InstrumentedAttribute[Any]) -> Any:

@@ -4,13 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt
 from sqlalchemy import select
+from sqlalchemy.orm import selectinload
 
 from ... import plain
 from ...domain import quotas, users, workspaces
 from ...errors import NotFound
 from ...orm import QUOTA_RESOURCES, Quota, QuotaScope, User, Workspace
 from ...units import UNLIMITED
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Paging, Route, Shape, named, page
 
 Amount = Annotated[StrictInt, Field(ge=0, lt=UNLIMITED)]
 Limit = Amount | Literal["unlimited"] | None
@@ -106,7 +107,7 @@ class _Of:
 
 
 def list_quotas(call: Call) -> Any:
-    query = select(Quota)
+    query = select(Quota).options(selectinload(Quota.models))
     if call.query.scope is not None:
         query = query.where(Quota.scope == call.query.scope)
     if call.query.workspace is not None:
@@ -114,12 +115,12 @@ def list_quotas(call: Call) -> Any:
     if call.query.user is not None:
         query = query.where(Quota.user_id == users.by_name(call.session, name=call.query.user).id)
 
-    def one(quota: Quota) -> dict[str, Any]:
-        space = call.session.get(Workspace, quota.workspace_id) if quota.workspace_id else None
-        user = call.session.get(User, quota.user_id) if quota.user_id else None
-        return shown(quota, quota.scope, space, user)
-
-    return page(call.session, query, call.query, sorts={"id": (Quota.id,)}, sort="id", shown=one)
+    found, following = page(
+        call.session, query, call.query, sorts={"id": (Quota.id,)}, sort="id", shown=lambda one: one
+    )  # fmt: skip
+    spaces = named(call.session, Workspace, [one.workspace_id for one in found])
+    people = named(call.session, User, [one.user_id for one in found])
+    return [shown(one, one.scope, spaces.get(one.workspace_id), people.get(one.user_id)) for one in found], following
 
 
 def read_workspace_quota(call: Call) -> Any:

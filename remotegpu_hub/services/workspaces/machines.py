@@ -20,8 +20,10 @@ from ...orm import (
     HostStatus,
     Image,
     ImageStatus,
+    User,
+    Workspace,
 )
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Paging, Route, Shape, named, page
 from . import runs
 
 
@@ -215,14 +217,21 @@ def list_images(call: Call) -> Any:
             | Image.display_name.icontains(asked.search, autoescape=True)
         )
     sorts = {"reference": (Image.reference, Image.id)}
-    return page(
-        call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: plain.image(call.session, one)
-    )  # fmt: skip
+    found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
+    _kept = (  # in the session, where each image finds its own
+        named(call.session, Workspace, [one.workspace_id for one in found]),
+        named(call.session, User, [one.owner_id for one in found]),
+    )
+    return [plain.image(call.session, one) for one in found], following
 
 
 def list_flavors(call: Call) -> Any:
-    return page(call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
-                shown=lambda one: plain.flavor(call.session, one))  # fmt: skip
+    found, following = page(
+        call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
+        shown=lambda one: one,
+    )  # fmt: skip
+    _kept = named(call.session, Workspace, [one.workspace_id for one in found])
+    return [plain.flavor(call.session, one) for one in found], following
 
 
 ROUTES = [

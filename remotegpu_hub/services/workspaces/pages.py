@@ -5,21 +5,26 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
-from ...domain import allocations, environments, invitations, metering, ports, prices, quotas, workspaces
+from ...domain import environments, invitations, metering, ports, prices, quotas, workspaces
 from ...domain import keys as street_keys
-from ...domain.metering import Slice
 from ...errors import RemoteGPUError
 from ...orm import (
+    DELETED,
+    USAGE,
     Allocation,
     BillingRecord,
+    Deadline,
     Environment,
     EnvironmentState,
+    Host,
+    Image,
     MemberMonth,
     SubjectKind,
     User,
+    Workspace,
 )
 from ...runtime import utcnow
 from ...units import month_of
@@ -61,23 +66,17 @@ class Mine:
 
 
 def mine(session: Session, view: View, *, user: User, login: str, now: datetime) -> Mine:
-    """Read the first page: a fixed number of statements, and one for each run that is not wholly on the ledger."""
-    found = environments.of_user(session, user=user)
-    newest = _newest_runs(session, [one.id for one in found])
-    unwritten = _unwritten(session, user, now)
-    costs = _costs(session, list(newest.values()), unwritten)
+    """Read the first page: six statements, however many environments there are."""
+    kept = session.execute(_kept, {"whose": user.id}).all()
+    unwritten = metering.running_of(session, user_id=user.id, now=now)
     rows = []
-    for one in found:
-        last = newest.get(one.id)
+    for one, last, stops_at, written in kept:
         run = last if last is not None and last.ended_at is None else None
-        stops_at = allocations.stops_at(session, allocation_id=run.id) if run else None
-        ways = ports.ways(run, login=login) if run else []
-        rows.append(Row(one, run, last, costs.get(last.id, 0) if last else 0, stops_at, ways))
+        cost = int(written) + sum(part.amount for part in unwritten.get(last.id, ())) if last else 0
+        rows.append(Row(one, run, last, cost, stops_at if run else None, ports.ways(run, login=login) if run else []))
     rows.sort(key=lambda row: (row.run is None, -row.environment.id))
     month = month_of(now, MONTH_OF_A_USER)
-    written = session.scalar(
-        select(func.sum(MemberMonth.amount)).where(MemberMonth.user_id == user.id, MemberMonth.month == month)
-    )
+    written, currency = session.execute(_sums, {"whose": user.id, "month": month}).one()
     parts = [part for one in unwritten.values() for part in one if month_of(part.start, MONTH_OF_A_USER) == month]
     level = _own_level(session, user, now)
     return Mine(
@@ -88,44 +87,49 @@ def mine(session: Session, view: View, *, user: User, login: str, now: datetime)
         gpu_hours=bar(
             view, view.say("GPU hours this month"), "gpu_hours", level.gpu_time, level.limits["gpu_hours"] * 3_600_000
         ),
-        currency=prices.currency(session),
+        currency=currency,
         invited=[one.workspace.display_name for one in invitations.open_of(session, user=user, now=now)],
     )
 
 
-def _newest_runs(session: Session, ids: list[int]) -> dict[int, Allocation]:
-    newest = (
-        select(func.max(Allocation.id)).where(Allocation.environment_id.in_(ids)).group_by(Allocation.environment_id)
+def _written(of: Any) -> Any:
+    """What the ledger has of a run; of usage and of the rest by an index each."""
+    theirs = (BillingRecord.subject_kind == SubjectKind.ALLOCATION) & (BillingRecord.subject_id == Allocation.id)
+    return select(func.coalesce(func.sum(BillingRecord.amount), 0)).where(theirs, of).scalar_subquery()
+
+
+_newest = aliased(Allocation)
+_kept: Any = (
+    select(
+        Environment,
+        Allocation,
+        select(func.min(Deadline.at)).where(Deadline.allocation_id == Allocation.id).scalar_subquery(),
+        _written(BillingRecord.kind == USAGE) + _written(BillingRecord.kind != USAGE),
     )
-    wanted = (selectinload(Allocation.host), selectinload(Allocation.ports))
-    query = select(Allocation).where(Allocation.id.in_(newest)).options(*wanted)
-    return {run.environment_id: run for run in session.scalars(query)}
-
-
-def _costs(session: Session, found: list[Allocation], unwritten: dict[int, list[Slice]]) -> dict[int, int]:
-    """What runs cost so far, on the ledger and not yet."""
-    ids = [run.id for run in found]
-    written = select(BillingRecord.subject_id, func.sum(BillingRecord.amount)).where(
-        BillingRecord.subject_kind == SubjectKind.ALLOCATION, BillingRecord.subject_id.in_(ids)
+    .outerjoin(
+        Allocation,
+        Allocation.id == select(func.max(_newest.id)).where(_newest.environment_id == Environment.id).scalar_subquery(),
     )
-    costs = {number: int(amount) for number, amount in session.execute(written.group_by(BillingRecord.subject_id))}
-    return {one: costs.get(one, 0) + sum(part.amount for part in unwritten.get(one, ())) for one in ids}
-
-
-def _unwritten(session: Session, user: User, now: datetime) -> dict[int, list[Slice]]:
-    """What is not on the ledger yet of each of the user's runs."""
-    history = prices.history(session)
-    unmetered = session.scalars(select(Allocation).where(Allocation.user_id == user.id, ~Allocation.metered))
-    return {run.id: metering.running(session, allocation=run, now=now, history=history) for run in unmetered}
+    .where(Environment.user_id == bindparam("whose"), Environment.state != DELETED)
+    .options(
+        joinedload(Environment.workspace, innerjoin=True).load_only(Workspace.display_name),
+        joinedload(Environment.image, innerjoin=True).load_only(Image.display_name),
+        joinedload(Allocation.host).load_only(Host.name, Host.address),
+        selectinload(Allocation.ports),
+    )
+)
+"""A user's environments, each with its newest run, when that stops, and what the ledger has of it."""
+_sums = select(
+    select(func.sum(MemberMonth.amount))
+    .where(MemberMonth.user_id == bindparam("whose"), MemberMonth.month == bindparam("month"))
+    .scalar_subquery(),
+    prices.CURRENCY,
+)
 
 
 def _own_level(session: Session, user: User, now: datetime) -> Any:
-    """What limits the user everywhere, whatever the workspace."""
-    member = next(iter(workspaces.of_user(session, user=user)), None)
-    found = quotas.levels(
-        session, user_id=user.id, workspace_id=member.workspace_id if member else 0, time_zone=MONTH_OF_A_USER, now=now
-    )
-    return found["user"]
+    """What limits the user everywhere, whatever the workspace: there is none with the number 0."""
+    return quotas.levels(session, user_id=user.id, workspace_id=0, time_zone=MONTH_OF_A_USER, now=now)["user"]
 
 
 async def show_mine(page: Page, error: RemoteGPUError | None = None) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from ... import plain
@@ -18,10 +18,10 @@ from ...orm import (
     Allocation,
     AllocationSlot,
     AllocationState,
-    Deadline,
     EndReason,
     Environment,
     EnvironmentState,
+    GpuSlot,
     Member,
     MemberStatus,
     Role,
@@ -101,17 +101,13 @@ class Asked(Shape):
 
 
 def shown_all(session: Session, found: list[Environment], login: str) -> list[dict[str, Any]]:
-    """With what they hold now: three more statements, however many they are."""
+    """With what they hold now: a few more statements, however many they are."""
     ids = [one.id for one in found]
-    held = (selectinload(Allocation.slots).selectinload(AllocationSlot.slot), selectinload(Allocation.ports))
+    slots = selectinload(Allocation.slots).selectinload(AllocationSlot.slot).selectinload(GpuSlot.gpu)
+    held = (slots, selectinload(Allocation.ports), selectinload(Allocation.host))
     open_runs = select(Allocation).where(Allocation.environment_id.in_(ids), Allocation.state != ENDED).options(*held)
     runs = {one.environment_id: one for one in session.scalars(open_runs)}
-    earliest = (
-        select(Deadline.allocation_id, func.min(Deadline.at))
-        .where(Deadline.allocation_id.in_([run.id for run in runs.values()]))
-        .group_by(Deadline.allocation_id)
-    )
-    ends = dict(session.execute(earliest).tuples().all())
+    ends = allocations.deadlines(session, allocation_ids=[run.id for run in runs.values()])
     currency = prices.currency(session)
     rows = []
     for one in found:
@@ -194,6 +190,7 @@ def read_environment(call: Call) -> Any:
 
 def list_runs(call: Call) -> Any:
     query = select(Allocation).where(Allocation.environment_id == find(call, may=Needs.MEMBER).id)
+    query = query.options(selectinload(Allocation.host))
 
     def past(run: Allocation) -> dict[str, Any]:
         columns = ("state", "requested_at", "started_at", "ended_at", "end_reason")

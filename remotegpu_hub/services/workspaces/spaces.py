@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from ...domain import users, workspaces
 from ...errors import Conflict, Denied
@@ -113,7 +113,7 @@ def member_shown(member: Member) -> dict[str, Any]:
 
 def list_workspaces(call: Call) -> Any:
     asked: WorkspacesAsked = call.query
-    query = select(Workspace)
+    query = select(Workspace).options(selectinload(Workspace.owner))
     if not asked.mine and not call.caller.hub_admin:
         raise Denied("Only an admin of the hub sees workspaces of others.")
     if asked.mine:
