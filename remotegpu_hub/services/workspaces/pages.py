@@ -66,7 +66,7 @@ class Mine:
 
 
 def mine(session: Session, view: View, *, user: User, login: str, now: datetime) -> Mine:
-    """Read the first page: six statements, however many environments there are."""
+    """Read the first page: a few statements, however many environments there are."""
     kept = session.execute(_kept, {"whose": user.id}).all()
     unwritten = metering.running_of(session, user_id=user.id, now=now)
     rows = []
@@ -92,10 +92,14 @@ def mine(session: Session, view: View, *, user: User, login: str, now: datetime)
     )
 
 
-def _written(of: Any) -> Any:
+def written_of_run() -> Any:
     """What the ledger has of a run; of usage and of the rest by an index each."""
-    theirs = (BillingRecord.subject_kind == SubjectKind.ALLOCATION) & (BillingRecord.subject_id == Allocation.id)
-    return select(func.coalesce(func.sum(BillingRecord.amount), 0)).where(theirs, of).scalar_subquery()
+
+    def part(of: Any) -> Any:
+        theirs = (BillingRecord.subject_kind == SubjectKind.ALLOCATION) & (BillingRecord.subject_id == Allocation.id)
+        return select(func.coalesce(func.sum(BillingRecord.amount), 0)).where(theirs, of).scalar_subquery()
+
+    return part(BillingRecord.kind == USAGE) + part(BillingRecord.kind != USAGE)
 
 
 _newest = aliased(Allocation)
@@ -104,7 +108,7 @@ _kept: Any = (
         Environment,
         Allocation,
         select(func.min(Deadline.at)).where(Deadline.allocation_id == Allocation.id).scalar_subquery(),
-        _written(BillingRecord.kind == USAGE) + _written(BillingRecord.kind != USAGE),
+        written_of_run(),
     )
     .outerjoin(
         Allocation,

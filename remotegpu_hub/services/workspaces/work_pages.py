@@ -4,21 +4,18 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
 
 from ... import words
 from ...domain import billing, metering, prices
 from ...domain.billing import Days
-from ...domain.metering import Slice
 from ...errors import RemoteGPUError
 from ...orm import Allocation, Environment, EnvironmentState, Image
 from ...units import MICROS, month_of
 from ..api import ROLES, Call, Needs, check
 from ..pages import View
 from . import runs, usage
-from .pages import _costs as costs_of
-from .pages import _newest_runs as newest_runs
+from .pages import written_of_run
 from .space_frame import NAME, SpacePage, route_of
 
 A_PAGE = 50
@@ -50,34 +47,33 @@ def environments(call: Call, asked: dict[str, str]) -> tuple[list[Row], str | No
     query = check(runs.EnvironmentsAsked, {**given, **running, "limit": A_PAGE})
     shown, following = runs.list_environments_of_workspace(replace(call, query=query))
     ids = [one["id"] for one in shown]
-    newest = newest_runs(call.session, ids)
-    costs = costs_of(call.session, list(newest.values()), unwritten(call.session, list(newest.values()), call))
+    newest = _newest_runs(call, ids)
     named = select(Environment.id, Image.display_name).join(Image, Image.id == Environment.image_id)
     images = dict(call.session.execute(named.where(Environment.id.in_(ids))).tuples().all())
     manages = call.caller.hub_admin or call.role in ROLES[Needs.MANAGER]
     starts = call.role in ROLES[Needs.STARTER]
     rows = []
     for one in shown:
-        last = newest.get(one["id"])
+        last, cost = newest.get(one["id"], (None, None))
         own = starts and one["user"] == call.caller.person.name
         run = last if last is not None and last.ended_at is None else None
         ends = one["run"]["stops_at"] if one["run"] else None
         stops_at = datetime.fromisoformat(ends) if ends else None
-        rows.append(Row(one, images[one["id"]], run, costs[last.id] if last else None, stops_at, manages or own))
+        rows.append(Row(one, images[one["id"]], run, cost, stops_at, manages or own))
     return rows, following
 
 
-def unwritten(session: Session, found: list[Allocation], call: Call) -> dict[int, list[Slice]]:
-    """What is not on the ledger yet of each of these runs."""
-    history, now = prices.history(session), call.now.replace(microsecond=0)
-    parts = {}
-    for run in found:
-        begin = run.metered_until or run.started_at
-        if not run.metered and begin is not None:
-            parts[run.id] = metering.slices(
-                run, begin, run.ended_at or now, history=history, time_zone=call.space.time_zone
-            )  # fmt: skip
-    return parts
+def _newest_runs(call: Call, ids: list[int]) -> dict[int, tuple[Allocation, int]]:
+    """The newest run of each of these environments, with what it cost so far."""
+    newest = (
+        select(func.max(Allocation.id)).where(Allocation.environment_id.in_(ids)).group_by(Allocation.environment_id)
+    )
+    history, zone = prices.history(call.session), call.space.time_zone
+    found = {}
+    for run, written in call.session.execute(select(Allocation, written_of_run()).where(Allocation.id.in_(newest))):
+        more = () if run.metered else metering.unwritten(run, call.now, history=history, time_zone=zone)
+        found[run.environment_id] = (run, int(written) + sum(part.amount for part in more))
+    return found
 
 
 async def show_environments(page: SpacePage, name: str, error: RemoteGPUError | None = None) -> None:
