@@ -22,9 +22,11 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from remotegpu_hub import workers
 from remotegpu_hub.clients import outputs
+from remotegpu_hub.clients.hub import HubClient
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import budgets, catalog, invitations, keys, quotas, users, webhooks, workspaces
+from remotegpu_hub.domain import budgets, catalog, inventory, invitations, keys, quotas, users, webhooks, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     Answered,
@@ -49,7 +51,7 @@ from remotegpu_hub.services import api
 from remotegpu_hub.services.api import Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from remotegpu_hub.units import MICROS, Money
-from tests.gpu_hubs import GpuHub
+from tests.gpu_hubs import GpuHub, apart
 from tests.worlds import ADMIN
 
 from .conftest import ROLES, put_members
@@ -147,6 +149,7 @@ TABLE: dict[str, frozenset[str]] = {
     "list_access": MEMBERS,
     "read_logs": MANAGERS | {"member"},
     "list_events": EVERYBODY,
+    "list_events_of_environment": MEMBERS,
     "list_webhooks": HUB,
     "create_webhook": HUB,
     "read_webhook": HUB,
@@ -553,6 +556,8 @@ def test_an_environment_is_started_seen_stopped_by_an_admin_and_deleted(desk: De
     desk.hub.until_free("carol", "carols")
     run = desk.hub.run_of("carol", "carols")
     assert run.end_reason == EndReason.ADMIN, "why it ended is kept"
+    told = lambda: [one["kind"] for one in desk.ask("viewer", "GET", f"{path}/events").json()["items"]]  # noqa: E731
+    desk.hub.until(lambda: "environment.stopped" in told()[:1], "its end is among its events")
     past = desk.ask("member", "GET", f"{path}/runs").json()["items"]
     assert [one["end_reason"] for one in past[:1]] == ["admin"]
     assert desk.ask("member", "POST", f"{path}/restart").status_code in (202, 409)
@@ -720,9 +725,20 @@ def test_a_drained_host_lets_its_users_know_and_back_to_work_spares_them(desk: D
         assert desk.ask("member", "GET", own).json()["run"]["stops_at"] is None
         assert desk.ask("hub admin", "POST", "hosts/nothing/drain", json={"grace_seconds": 0}).status_code == 404
         assert desk.ask("hub admin", "GET", "hosts/nothing/environments").status_code == 404
+        desk.ask("hub admin", "POST", f"{path}/drain", json={"grace_seconds": 0})
+        apart(stop_due(desk.hub))
+        desk.hub.until_free("carol", "carols")
+        shown = desk.ask("member", "GET", own).json()
+        assert (shown["state"], shown["message"]) == ("stopped", inventory.DRAINED)
+        assert desk.hub.run_of("carol", "carols").end_reason == EndReason.DRAINED
     finally:
         desk.ask("hub admin", "PATCH", path, json={"status": "online"})
-        desk.hub.stop_server("carol", "carols")
+
+
+async def stop_due(hub: GpuHub) -> None:
+    """As the service does each minute."""
+    async with HubClient(hub.api_url, hub.token) as client:
+        await workers.stop_due(hub.runtime, client.stop_server)
 
 
 def test_the_description_tells_of_every_route(desk: Desk):

@@ -23,6 +23,7 @@ from ...orm import Event, EventKind
 from ...runtime import Runtime
 from ..api import ADMIN, LARGEST, READ, Api, Call, Needs, Paging, Route, Shape, call_of, page
 from ..base import log
+from .runs import find
 
 MOST_STREAMS: Final = 5
 """Of one user at once: a browser has six connections to a hub, and needs some for its pages."""
@@ -81,11 +82,25 @@ def list_events(call: Call) -> Any:
     return [found[one].plain for one in rows], following
 
 
+def list_events_of_environment(call: Call) -> Any:
+    one = find(call, may=Needs.MEMBER)
+    query = select(Event).where(Event.number.is_not(None), Event.user_id == one.user_id, Event.environment_id == one.id)
+    rows, following = page(
+        call.session, query, call.query, sorts={"id": (Event.number,)}, sort="-id", shown=lambda event: event.id
+    )  # fmt: skip
+    found = events.of_ids(call.session, rows)
+    return [found[row].plain for row in rows], following
+
+
 LIST = Route(
     "GET", "events", "List what happened in the last week, or listen to it", Needs.SELF, list_events,
     answers=EventShown, query=EventsAsked, listing=True, streams=True,
 )  # fmt: skip
-ROUTES = [LIST]
+ROUTES = [
+    LIST,
+    Route("GET", "environments/{id}/events", "List what happened to it in the last week, newest first", Needs.SELF,
+          list_events_of_environment, answers=EventShown, query=Paging, listing=True),
+]  # fmt: skip
 
 
 @dataclass(eq=False)
