@@ -68,7 +68,8 @@ class Refusal:
 class _Held:
     """What one user or workspace holds at this moment of the replay, and has used of the month."""
 
-    sums: Counter[str] = field(default_factory=Counter)
+    sums: list[int] = field(default_factory=lambda: [0] * len(AT_ONCE))
+    """In the order of `AT_ONCE`."""
     slots: Counter[str] = field(default_factory=Counter)
     used: int = 0
     """Milli-GPU-seconds of what has ended."""
@@ -78,7 +79,8 @@ class _Held:
     """… and the sum of each of them × the second in which it began."""
 
     def take(self, start: Start, sign: int) -> None:
-        self.sums.update({name: sign * amount for name, amount in _amounts(start).items()})
+        for place, amount in enumerate(_amounts(start)):
+            self.sums[place] += sign * amount
         if start.gpu_model is not None:
             self.slots[start.gpu_model] += sign * start.gpu_slots
 
@@ -86,9 +88,9 @@ class _Held:
         return self.used + self.running * second - self.since
 
 
-def _amounts(start: Start) -> dict[str, int]:
-    return {"gpu_millis": start.gpu_millis, "cpu_millis": start.cpu_millis, "memory_bytes": start.memory_bytes,
-            "environments": 1}  # fmt: skip
+def _amounts(start: Start) -> tuple[int, ...]:
+    """In the order of `AT_ONCE`."""
+    return start.gpu_millis, start.cpu_millis, start.memory_bytes, 1
 
 
 def replay(
@@ -100,6 +102,7 @@ def replay(
     to_come: list[tuple[int, int, int, Start]] = []
     refused = []
     first = int(begin.timestamp())
+    of_user, of_workspace = _laid(user), _laid(workspace)
     for start in starts:
         second = int(start.admitted_at.timestamp())
         while to_come and to_come[0][0] <= second:
@@ -108,8 +111,12 @@ def replay(
                 _pass(held[key], one, at, ended=kind == _ENDS, first=first)
         if start.admitted_at >= end:
             break
+        its_user, its_workspace = _keys(start)
         if start.admitted_at >= begin:
-            breaches = tuple(_breaches(start, held, second, user=user, workspace=workspace))
+            breaches = (
+                *_breaches(start, *its_user, held[its_user], user, of_user),
+                *_breaches(start, *its_workspace, held[its_workspace], workspace, of_workspace),
+            )
             if breaches:
                 refused.append(Refusal(start, breaches))
                 continue
@@ -143,24 +150,31 @@ def _pass(held: _Held, start: Start, second: int, *, ended: bool, first: int) ->
         held.used += start.gpu_millis * max(second - began, 0)
 
 
-def _breaches(
-    start: Start, held: Mapping[tuple[str, int], _Held], second: int, *, user: Limits, workspace: Limits
-) -> Iterable[Breach]:
-    for (scope, number), limits in zip(_keys(start), (user, workspace), strict=True):
-        now = held[scope, number]
-        laid = [
-            (shown, _amounts(start)[name], now.sums[name], getattr(limits, name)) for name, shown in AT_ONCE.items()
-        ]
-        if start.gpu_model is not None:
-            model = start.gpu_model
-            laid.append((f"gpu:{model}", start.gpu_slots, now.slots[model], limits.models.get(model)))
-        for resource, wanted, there, limit in laid:
-            if limit is not None and wanted > 0 and there + wanted > limit:
-                yield Breach(scope, str(number), resource, wanted, there, limit)
-        if limits.gpu_hours is not None and start.gpu_millis:
-            used, limit = now.gpu_time(second), limits.gpu_hours * GPU_HOUR
-            if used >= limit:
-                yield Breach(scope, str(number), "gpu_hours", start.gpu_millis * 3600, used, limit)
+_Laid = list[tuple[int, str, int]]
+
+
+def _laid(limits: Limits) -> _Laid:
+    """What is limited at once: its place in `AT_ONCE`, its name, and how much."""
+    found = [(place, shown, getattr(limits, name)) for place, (name, shown) in enumerate(AT_ONCE.items())]
+    return [one for one in found if one[2] is not None]
+
+
+def _breaches(start: Start, scope: str, number: int, now: _Held, limits: Limits, laid: _Laid) -> Iterable[Breach]:
+    """Every limit of this user or workspace that the start would break at this second."""
+    amounts = _amounts(start)
+    for place, shown, limit in laid:
+        if amounts[place] > 0 and now.sums[place] + amounts[place] > limit:
+            yield Breach(scope, str(number), shown, amounts[place], now.sums[place], limit)
+    if start.gpu_model is None:
+        return
+    slots = limits.models.get(start.gpu_model)
+    if slots is not None and now.slots[start.gpu_model] + start.gpu_slots > slots:
+        held = now.slots[start.gpu_model]
+        yield Breach(scope, str(number), f"gpu:{start.gpu_model}", start.gpu_slots, held, slots)
+    if limits.gpu_hours is not None and start.gpu_millis:
+        used, most = now.gpu_time(int(start.admitted_at.timestamp())), limits.gpu_hours * GPU_HOUR
+        if used >= most:
+            yield Breach(scope, str(number), "gpu_hours", start.gpu_millis * 3600, used, most)
 
 
 def starts(session: Session, *, begin: datetime, end: datetime, after: int, limit: int) -> list[Start]:

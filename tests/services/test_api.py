@@ -21,8 +21,10 @@ from schemathesis.specs.openapi.checks import (
 )
 from sqlalchemy import delete, select, update
 
+from remotegpu_hub import workers
+from remotegpu_hub.clients.hub import HubClient
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import catalog, keys, quotas, users, workspaces
+from remotegpu_hub.domain import catalog, inventory, keys, quotas, users, workspaces
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     AuditEntry,
@@ -40,7 +42,7 @@ from remotegpu_hub.orm import (
 from remotegpu_hub.services import api
 from remotegpu_hub.services.api import Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
-from tests.gpu_hubs import GpuHub
+from tests.gpu_hubs import GpuHub, apart
 from tests.worlds import ADMIN
 
 from .conftest import ROLES, put_members
@@ -451,9 +453,20 @@ def test_a_drained_host_lets_its_users_know_and_back_to_work_spares_them(desk: D
         assert desk.ask("member", "GET", own).json()["run"]["stops_at"] is None
         assert desk.ask("hub admin", "POST", "hosts/nothing/drain", json={"grace_seconds": 0}).status_code == 404
         assert desk.ask("hub admin", "GET", "hosts/nothing/environments").status_code == 404
+        desk.ask("hub admin", "POST", f"{path}/drain", json={"grace_seconds": 0})
+        apart(stop_due(desk.hub))
+        desk.hub.until_free("carol", "carols")
+        shown = desk.ask("member", "GET", own).json()
+        assert (shown["state"], shown["message"]) == ("stopped", inventory.DRAINED)
+        assert desk.hub.run_of("carol", "carols").end_reason == EndReason.DRAINED
     finally:
         desk.ask("hub admin", "PATCH", path, json={"status": "online"})
-        desk.hub.stop_server("carol", "carols")
+
+
+async def stop_due(hub: GpuHub) -> None:
+    """As the service does each minute."""
+    async with HubClient(hub.api_url, hub.token) as client:
+        await workers.stop_due(hub.runtime, client.stop_server)
 
 
 def test_the_description_tells_of_every_route(desk: Desk):
