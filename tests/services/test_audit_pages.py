@@ -147,3 +147,12 @@ def test_every_label_of_an_entry_is_known_in_chinese():
     said += [label for label, _ in entries.FIELDS.values()]
     assert [text for text in said if text not in words._catalogue()] == []
     assert {reason.value for reason in EndReason} == set(entries.REASONS)
+
+
+def test_what_somebody_wrote_is_told_as_it_is(engine: Engine, now: datetime):
+    odd = {"reason": "we need { more %s {0}", "message": "}{", "unknown": "{", "wanted": {"gpus": "{"}}
+    entry = AuditEntry(at=now, actor="{", action="odd.{", entity="odd", entity_id=None, detail=odd)
+    with begin(engine, read_only=True) as session:
+        (told,) = entries.tell(session, View("zh"), [entry])
+    assert {line.after for line in told.lines} >= {"we need { more %s {0}", "}{", "{"}
+    assert told.what == "odd.{"

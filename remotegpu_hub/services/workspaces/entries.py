@@ -23,6 +23,7 @@ ACTIONS: Final[dict[str, str]] = {
     "allocation.refused": "Start refused",
     "allocation.repair": "Run repaired",
     "budget.put": "Budget set",
+    "budget.remove": "Budget taken away",
     "environment.delete": "Environment deleted",
     "environment.rename": "Environment renamed",
     "flavor.put": "Flavor set",
@@ -33,10 +34,17 @@ ACTIONS: Final[dict[str, str]] = {
     "host.status": "Host taken out or put back",
     "image.put": "Image set",
     "image.retire": "Image has a newer digest",
+    "invitation.create": "User invited",
+    "invitation.decline": "Invitation declined",
+    "invitation.take_back": "Invitation taken back",
     "member.put": "Member set",
     "member.remove": "Member removed",
     "price.put": "Price set",
     "quota.put": "Limits set",
+    "quota_request.approve": "Request approved",
+    "quota_request.ask": "More asked for",
+    "quota_request.refuse": "Request refused",
+    "quota_request.withdraw": "Request taken back",
     "reconcile": "Repaired by hand",
     "ssh_key.add": "SSH key added",
     "ssh_key.remove": "SSH key removed",
@@ -45,6 +53,11 @@ ACTIONS: Final[dict[str, str]] = {
     "user.seen": "User seen first",
     "volume.delete": "Volume given up",
     "volume.size": "Volume sized",
+    "webhook.again": "Delivery tried again",
+    "webhook.create": "Webhook made",
+    "webhook.edit": "Webhook changed",
+    "webhook.remove": "Webhook removed",
+    "webhook.test": "Webhook tested",
     "workspace.archive": "Workspace archived",
     "workspace.create": "Workspace made",
     "workspace.renamed": "Workspace renamed",
@@ -60,9 +73,11 @@ KINDS: Final[dict[str, str]] = {
     "image": "Image",
     "price": "Price",
     "quota": "Limits",
+    "quota_request": "Request",
     "ssh_key": "SSH key",
     "user": "User",
     "volume": "Volume",
+    "webhook": "Webhook",
     "workspace": "Workspace",
 }
 REASONS: Final[dict[str, str]] = {
@@ -88,6 +103,7 @@ REASONS: Final[dict[str, str]] = {
 FIELDS: Final[dict[str, tuple[str, str]]] = {
     "action": ("When it is spent", "term"),
     "amount": ("Budget a month", "money"),
+    "answer": ("Answer", ""),
     "budget": ("Budget a month", "money"),
     "cpu_millis": ("Cores", "cpu"),
     "display_name": ("Display name", ""),
@@ -101,6 +117,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "gpu_millis": ("GPUs", "gpus"),
     "gpu_model": ("Model", ""),
     "gpu_slots": ("GPUs", ""),
+    "granted": ("Granted", ""),
     "host": ("Host", ""),
     "grace_seconds": ("Time to end", "seconds"),
     "mark": ("Process or pod", ""),
@@ -161,14 +178,18 @@ def tell(session: Session, view: View, entries: Sequence[AuditEntry]) -> list[To
     told = []
     for one in entries:
         thing = names.get((one.entity, one.entity_id or 0)) or str(one.entity_id or "")
-        what, kind = view.say(ACTIONS.get(one.action, one.action)), view.say(KINDS.get(one.entity, one.entity))
+        what, kind = _said(view, ACTIONS, one.action), _said(view, KINDS, one.entity)
         told.append(Told(one, what, kind, thing, _lines(view, one, thing)))
     return told
 
 
 def why(view: View, reason: str) -> str:
-    """Why a run ended, in words."""
-    return view.say(REASONS.get(reason, reason))
+    """Why a run ended, in words; a reason that somebody wrote stays as it is."""
+    return _said(view, REASONS, reason)
+
+
+def _said(view: View, table: dict[str, str], code: str) -> str:
+    return view.say(table[code]) if code in table else code
 
 
 _NAMES: Final[dict[str, Any]] = {
