@@ -13,7 +13,7 @@ from remotegpu_hub.orm import Image, ImageStatus
 from remotegpu_hub.services.workspaces import catalog_pages
 from remotegpu_hub.units import GIB
 from tests.gpu_hubs import GpuHub
-from tests.worlds import A100, ADMIN, World
+from tests.worlds import A100, ADMIN, World, at_once
 
 from .test_all_spaces import send
 from .test_api import Desk
@@ -117,3 +117,12 @@ def test_an_admin_changes_the_catalogue_on_pages_and_nobody_else_does(hub: GpuHu
     assert hub.world.read(select(Image.status).where(Image.id == image)) == [ImageStatus.DEPRECATED]
     assert "Nothing fits." in see(hub, "admin", "admin/catalog?search=no-such-image").text
     assert see(hub, "admin", "admin/catalog?status=odd").status_code == 400
+
+
+def test_of_many_who_make_the_same_at_once_one_does_and_the_others_are_told(hub: GpuHub):
+    for path, fields in (
+        ("admin/catalog/flavors", {"name": "raced", "display_name": "x", "gpu_slots": "0", "cpu": "1", "memory": "1G"}),
+        ("admin/spaces/new", {"name": "raced", "display_name": "x", "owner": "alice", "time_zone": "UTC"}),
+    ):
+        codes = at_once(6, lambda _, path=path, fields=fields: send(hub, "admin", path, **fields).status_code)
+        assert sorted(codes) == [303, *[409] * 5]

@@ -1,11 +1,12 @@
 """The catalogue for admins of the hub: flavors with what an hour of each costs, and images with who may start them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ... import plain, words
@@ -65,7 +66,15 @@ async def change(page: Page, route: Route, path: dict[str, str], body: Any, seen
             raise Changed
         return route.work(call)
 
-    return await page.ask(work, read_only=False)
+    return await at_once(page.ask(work, read_only=False))
+
+
+async def at_once(work: Awaitable[Any]) -> Any:
+    """What the work returns. Raises: Conflict where somebody else made the same at the same moment."""
+    try:
+        return await work
+    except IntegrityError as error:
+        raise Conflict("Somebody else changed it at the same moment. Look again, then repeat it.") from error
 
 
 def tag(route: Route, shown: Any) -> str:
