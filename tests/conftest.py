@@ -30,14 +30,12 @@ if any("remotegpu_hub" in part for part in sys.orig_argv) and "COVERAGE_PROCESS_
 
 
 UNMEASURED = {
-    "tests/domain/test_life.py", "tests/domain/test_races.py", "tests/e2e/test_first_day.py", "tests/e2e/test_pages.py",
-    "tests/e2e/test_requests.py",
-    "tests/e2e/test_admin_pages.py",
-    "tests/e2e/test_on_a_cluster.py", "tests/hub/test_kills.py", "tests/hub/test_kube_faults.py", "tests/hub/test_kube_played.py",
-    "tests/hub/test_kube_kills.py", "tests/hub/test_ports_behind_the_login.py", "tests/hub/test_spawner_accounts.py",
-    "tests/hub/test_spawner_faults.py", "tests/test_demo.py", "tests/test_benchmarks.py",
+    "tests/domain/test_life.py", "tests/domain/test_races.py", "tests/hub/test_kills.py", "tests/hub/test_kube_faults.py",
+    "tests/hub/test_kube_played.py", "tests/hub/test_kube_kills.py", "tests/hub/test_ports_behind_the_login.py",
+    "tests/hub/test_spawner_accounts.py", "tests/hub/test_spawner_faults.py", "tests/test_demo.py", "tests/test_benchmarks.py",
 }  # fmt: skip
-"""These run without coverage, and so do their hubs: what they run, others run too, and measuring costs a third."""
+"""These and all tests in a browser run without coverage, and so do their hubs: what they run, others run too, and
+measuring costs a third."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,7 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.split("::", 1)[0] in UNMEASURED:
+        file = item.nodeid.split("::", 1)[0]
+        if file in UNMEASURED or file.startswith("tests/e2e/"):
             item.add_marker("no_cover")
 
 
