@@ -59,7 +59,7 @@ def test_every_gpu_is_counted_once_and_holders_by_what_they_hold(engine: Engine,
 
 def test_what_needs_a_hand_is_named_with_where_it_is_mended(engine: Engine, now: datetime):
     world = World(engine, now).furnish(hosts=4)
-    tick(world, "sync", "reconcile", "meter")
+    tick(world, "sync", "reconcile", "meter", "of another kind")
     assert read(world).concerns == []
     world.budget("lab", 20)
     stuck = world.run("bob", server="stuck", gpus=1)
@@ -87,10 +87,12 @@ def test_what_needs_a_hand_is_named_with_where_it_is_mended(engine: Engine, now:
     assert any("holds more than it has" in says for says in told)
     assert any(says.startswith("lab has spent") and told[says].path == "spaces/lab" for says in told)
     assert any("was not seen for a while" in says for says in told)
+    assert sum("is late" in says for says in told) == 4
     world.see(*(host(f"host-{number}") for number in range(1, 5)))
-    world.now += timedelta(days=2)
+    world.now += timedelta(days=3)
     tick(world, "sync", "reconcile", "meter")
-    assert not any("ended by an error" in one.says for one in read(world, View("zh")).concerns)
+    later = read(world).concerns
+    assert not any("ended by an error" in one.says or "of another kind" in one.says for one in later)
 
 
 def test_an_admin_sees_the_overview_and_nobody_else_does(hub: GpuHub):

@@ -43,7 +43,9 @@ UNFINISHED: Final = timedelta(minutes=5)
 """An end takes half a minute at most, and the reconciler comes each minute."""
 LATE: Final = timedelta(minutes=5)
 TICKS: Final = {"sync": "workspaces", "reconcile": "workspaces", "meter": "billing"}
-"""Which service does a tick."""
+"""Which service does a tick; of another name, whatever it is, only one that was done before can be late."""
+FORGOTTEN: Final = timedelta(days=2)
+"""A tick that was not done for so long is done no more, by this version."""
 KINDS: Final = ("held", "free", "foreign", "bad", "off")
 
 
@@ -229,7 +231,8 @@ def _search(text: str) -> str:
 
 def _ticks(session: Session, view: View, now: datetime) -> Iterable[Concern]:
     done = dict(session.execute(select(TickLease.name, TickLease.last_done_at)).tuples().all())
-    for name, service in TICKS.items():
+    others = {name: "workspaces" for name, last in done.items() if last is not None and last > now - FORGOTTEN}
+    for name, service in {**others, **TICKS}.items():
         last = done.get(name)
         if last is None or last < now - LATE:
             text = "The tick {name} is late: the service {service} does it, and tells why in the hub's log."
