@@ -95,6 +95,8 @@ class Courier:
                 await asyncio.gather(*(self._try(http, one, at_work) for one in found))
         except RemoteGPUError as error:
             log.warning("webhook %s: %s", webhook_id, error)
+        except Exception:
+            log.exception("webhook %s could not be served; it will be tried again", webhook_id)
 
     async def _try(self, http: httpx.AsyncClient, one: Due, at_work: asyncio.Semaphore) -> None:
         async with at_work:

@@ -163,7 +163,7 @@ class Feed:
             self._somebody.clear()
 
     async def run(self, runtime: Runtime) -> None:
-        """Look once a second while somebody listens."""
+        """Look once a second while somebody listens. Never ends by an error."""
         loop = asyncio.get_running_loop()
         rights_at = 0.0
         while True:
@@ -180,6 +180,8 @@ class Feed:
                     continue
             except Unavailable as error:
                 log.warning("events: %s", error)
+            except Exception:
+                log.exception("events could not be read; it will be tried again")
             await asyncio.sleep(LOOK_SECONDS)
 
     def _tell(self, found: Sequence[Happened], sights: Mapping[str, Sight] | None, asked: set[str]) -> None:
