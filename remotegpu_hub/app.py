@@ -63,7 +63,7 @@ class RemoteGPUApp(Command):
         "flavors": (Flavors, "presets of resources: list, set"),
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
-        "environments": (Environments, "what users keep and run: list, access, start, stop, restart, delete"),
+        "environments": (Environments, "what users keep and run: list, create, start, stop, logs, …"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
         "completion": (Completion, "let a shell complete commands and options"),
     }

@@ -21,6 +21,7 @@ from sqlalchemy import delete
 from remotegpu_hub.app import main
 from remotegpu_hub.cli import asking, logins
 from remotegpu_hub.cli.members import MembersSet
+from remotegpu_hub.clients import outputs
 from remotegpu_hub.clients.api import REACH
 from remotegpu_hub.db import begin
 from remotegpu_hub.orm import SshKey
@@ -285,6 +286,47 @@ def test_a_user_sees_and_does_from_outside_what_is_theirs(terminal: Terminal):
     assert ask("environments", "delete", number).code == 2
     assert ask("environments", "delete", number, "--yes").out == f"Environment {number} is deleted.\n"
     assert ask("environments", "access", number).code == 1
+
+
+def test_an_environment_is_made_from_outside_and_what_it_prints_is_read_live(terminal: Terminal):
+    hub, carol = terminal.hub, terminal.hub.token_of("carol")
+    ask: Callable[..., Said] = lambda *words: terminal.by_api(*words, token=carol)  # noqa: E731
+    choice = ("--workspace", "lab", "--image", hub.image("plain"), "--cpu", "0.1", "--memory", "64M")
+    made = ask("environments", "create", "从外面 <b>", *choice)
+    assert (made.code, made.err) == (0, "")
+    find = lambda: json.loads(ask("environments", "--running", "--json").out)["environments"]  # noqa: E731
+    hub.until(lambda: [one for one in find() if one["state"] == "running"], "it runs")
+    (found,) = find()
+    assert (found["display_name"], found["workspace"], found["memory_bytes"]) == ("从外面 <b>", "lab", 64 * 2**20)
+    number, server = str(found["id"]), found["server_name"]
+    try:
+        assert (
+            made.out in (f"Environment {number} is starting.\n", f"Environment {number} runs.\n") or "asked" in made.out
+        )
+        printed = outputs.path_of(hub.runtime.settings.output_folder, found["run"]["allocation_id"])
+        with printed.open("a") as file:
+            file.write("loss 0.5\nloss 0.25 损失\n")
+        assert ask("environments", "logs", number, "--tail", "1") == Said(0, "loss 0.25 损失\n", "")
+        variables = {"REMOTEGPU_HUB_URL": hub.url, "REMOTEGPU_TOKEN": carol}
+        live = subprocess.Popen(
+            [sys.executable, "-m", "remotegpu_hub.app", "environments", "logs", number, "-f", "--tail", "1"],
+            env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert live.stdout
+        assert live.stdout.readline() == "loss 0.25 损失\n"
+        with printed.open("a") as file:
+            file.write("loss 0.125\n")
+        assert live.stdout.readline() == "loss 0.125\n"
+        hub.stop_server("carol", server)
+        _rest, errors = live.communicate(timeout=60)
+        assert (live.returncode, errors) == (0, "")
+        refused = terminal.by_api("environments", "logs", number, token=hub.token_of("eve"))
+        assert refused.err == f"remotegpu: The environment {number} was not found.\n"
+        assert "add --hub URL" in terminal.by_database("environments", "logs", number).err
+        assert "add --hub URL" in terminal.by_database("environments", "create", "x").err
+    finally:
+        hub.stop_server("carol", server)
+        assert ask("environments", "delete", number, "--yes").code == 0
 
 
 # logging in
