@@ -22,6 +22,7 @@ from .cli.members import Members
 from .cli.money import Budgets, Prices
 from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
+from .cli.requests import Requests
 from .cli.setup import Init, UpgradeDb
 from .cli.ssh_keys import SshKeys
 from .cli.stop import Stop, Usage
@@ -55,7 +56,8 @@ class RemoteGPUApp(Command):
         "workspaces": (Workspaces, "teams: list, create, show, update, archive"),
         "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
         "quotas": (Quotas, "what may be held: list, set"),
-        "budgets": (Budgets, "what a month may cost: list, set"),
+        "requests": (Requests, "asking for more: list, ask, approve, refuse, withdraw"),
+        "budgets": (Budgets, "what a month may cost: list, set, remove"),
         "prices": (Prices, "what a unit costs: list, set"),
         "hosts": (Hosts, "machines: list, maintenance, online"),
         "gpus": (Gpus, "GPUs and who holds them: list, maintenance, available"),

@@ -50,4 +50,4 @@ class OnDatabase:
             if isinstance(value, Later):
                 raise Refused(ASK_THE_HUB)
             text = write(route, value)
-        return Answer(json.loads(text) if text else None, tag_of(text) if route.etag else "")
+        return Answer(json.loads(text) if text else None, tag_of(text, route.volatile) if route.etag else "")

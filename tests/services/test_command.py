@@ -110,7 +110,7 @@ def both(terminal: Terminal, *words: str) -> tuple[Said, Said]:
         ("members",), ("members", "list", "lab"), ("quotas",), ("quotas", "list", "--workspace", "lab"),
         ("quotas", "list", "--user", "bob"), ("hosts",), ("gpus",), ("gpus", "list", "--host", "HOST"), ("images",),
         ("flavors",), ("environments",), ("environments", "list", "--workspace", "lab", "--user", "carol"),
-        ("environments", "--running"), ("ssh-keys", "list", "carol"),
+        ("budgets",), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -154,6 +154,8 @@ CHANGES = [
     (("quotas", "set", "--workspace", "lab", "--user", "carol", "environments=9"), None),
     (("quotas", "set", "--workspace", "lab", "--user", "carol", "environments=default"), None),
     (("quotas", "set", "--default", "user", "gpu_hours=unlimited"), None),
+    (("budgets", "set", "lab", "5000", "--warn", "90", "--action", "warn"), "lab may spend $5,000.00 a month.\n"),
+    (("budgets", "set", "lab", "6000.5"), "lab may spend $6,000.50 a month.\n"),
     (("hosts", "maintenance", "HOST"), None),
     (("hosts", "online", "HOST"), None),
     (("gpus", "maintenance", "HOST:0"), None),
@@ -232,6 +234,29 @@ def test_what_is_refused_is_refused_in_the_same_words(terminal: Terminal, words:
     assert here == there
     assert here.err == f"remotegpu: {sentence}\n"
     assert (here.code, here.out) == (2 if ".." in words else 1, "")
+
+
+def test_more_is_asked_for_and_decided_by_either_way(terminal: Terminal):
+    carol = terminal.hub.token_of("carol")
+    words = ("requests", "ask", "gpus=2", "memory=8G", "--model", "A100-80GB=2", "--workspace", "lab", "--inside")
+    for decide in (terminal.by_database, terminal.by_api):
+        asked = terminal.by_api(*words, "--reason", "两篇论文 <b>", token=carol)
+        number = re.fullmatch(r"Asked for gpus 2, memory 8 GiB, 2 × A100-80GB, as request (\d+)\.\n", asked.out)
+        assert number, asked
+        here, there = both(terminal, "requests", "--state", "open")
+        assert here == there
+        assert "两篇论文 <b>" in here.out
+        assert decide("requests", "approve", number[1], "gpus=1").out == "carol may have gpus 1.\n"
+        refused = decide("requests", "refuse", number[1], "--answer", "no")
+        assert refused.code == 1
+        decide("quotas", "set", "--workspace", "lab", "--user", "carol", "gpus=default")
+    assert terminal.by_api("requests", "--state", "open", token=carol).out == "Nobody asked for anything.\n"
+    number = terminal.by_api(*words, "--reason", "x", "--json", token=carol).out
+    withdrawn = terminal.by_api("requests", "withdraw", str(json.loads(number)["request"]["id"]), token=carol)
+    assert withdrawn.out.endswith("is withdrawn.\n")
+    assert terminal.by_database(*words, "--reason", "x").err.endswith("then add --hub URL.\n")
+    assert terminal.by_api("budgets", "remove", "lab").out == "lab has no budget any more.\n"
+    assert terminal.by_database("budgets", "remove", "lab").err == "remotegpu: The budget was not found.\n"
 
 
 def test_long_lists_are_read_page_by_page(terminal: Terminal, monkeypatch: pytest.MonkeyPatch):
