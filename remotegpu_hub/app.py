@@ -17,6 +17,7 @@ from .cli.completion import Completion
 from .cli.doctor import Doctor
 from .cli.environments import Environments
 from .cli.inventory import Gpus, Hosts
+from .cli.invitations import Invitations
 from .cli.login import Login, Logout, Whoami
 from .cli.members import Members
 from .cli.money import Budgets, Prices
@@ -55,14 +56,15 @@ class RemoteGPUApp(Command):
         "doctor": (Doctor, "check everything, and say what to do"),
         "workspaces": (Workspaces, "teams: list, create, show, update, archive"),
         "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
+        "invitations": (Invitations, "asking users in: list, send, take-back, accept, decline"),
         "quotas": (Quotas, "what may be held: list, set"),
         "requests": (Requests, "asking for more: list, ask, approve, refuse, withdraw"),
         "budgets": (Budgets, "what a month may cost: list, set, remove"),
         "prices": (Prices, "what a unit costs: list, set"),
-        "hosts": (Hosts, "machines: list, maintenance, online"),
+        "hosts": (Hosts, "machines: list, maintenance, drain, online"),
         "gpus": (Gpus, "GPUs and who holds them: list, maintenance, available"),
         "images": (Images, "what can be run: list, set"),
-        "flavors": (Flavors, "presets of resources: list, set"),
+        "flavors": (Flavors, "presets of resources: list, set, retire"),
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
         "environments": (Environments, "what users keep and run: list, create, start, stop, logs, …"),

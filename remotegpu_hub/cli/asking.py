@@ -24,7 +24,7 @@ RULE: Final = (
 )
 ASK_THE_HUB: Final = "That asks the hub itself, not its database: `remotegpu login URL` first, then add --hub URL."
 MOST_A_PAGE: Final = 200
-_NAMED_BY: Final = {"The member": "user", "The environment": "id"}
+_NAMED_BY: Final = {"The member": "user", "The environment": "id", "The flavor": "name"}
 """Which name of a path tells what was not found, where it is not of that kind's own name."""
 
 
