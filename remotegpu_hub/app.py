@@ -17,11 +17,13 @@ from .cli.completion import Completion
 from .cli.doctor import Doctor
 from .cli.environments import Environments
 from .cli.inventory import Gpus, Hosts
+from .cli.invitations import Invitations
 from .cli.login import Login, Logout, Whoami
 from .cli.members import Members
 from .cli.money import Budgets, Prices
 from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
+from .cli.requests import Requests
 from .cli.setup import Init, UpgradeDb
 from .cli.ssh_keys import SshKeys
 from .cli.stop import Stop, Usage
@@ -54,16 +56,18 @@ class RemoteGPUApp(Command):
         "doctor": (Doctor, "check everything, and say what to do"),
         "workspaces": (Workspaces, "teams: list, create, show, update, archive"),
         "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
+        "invitations": (Invitations, "asking users in: list, send, take-back, accept, decline"),
         "quotas": (Quotas, "what may be held: list, set"),
-        "budgets": (Budgets, "what a month may cost: list, set"),
+        "requests": (Requests, "asking for more: list, ask, approve, refuse, withdraw"),
+        "budgets": (Budgets, "what a month may cost: list, set, remove"),
         "prices": (Prices, "what a unit costs: list, set"),
-        "hosts": (Hosts, "machines: list, maintenance, online"),
+        "hosts": (Hosts, "machines: list, maintenance, drain, online"),
         "gpus": (Gpus, "GPUs and who holds them: list, maintenance, available"),
         "images": (Images, "what can be run: list, set"),
-        "flavors": (Flavors, "presets of resources: list, set"),
+        "flavors": (Flavors, "presets of resources: list, set, retire"),
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
-        "environments": (Environments, "what users keep and run: list, access, start, stop, restart, delete"),
+        "environments": (Environments, "what users keep and run: list, create, start, stop, logs, …"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
         "completion": (Completion, "let a shell complete commands and options"),
     }

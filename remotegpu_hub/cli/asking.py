@@ -4,7 +4,7 @@ Each asks for routes of the API; on the database the same routes do their work i
 what comes out, is the same. The nearer name decides which way it goes, and two that are equally near are refused."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,15 +15,16 @@ from ..errors import NotFound, RemoteGPUError
 from . import logins
 from .command import Command, Text, option
 from .database import DEFAULT_CONFIG, URL_VARIABLE
-from .stop import Usage
+from .stop import Refused, Usage
 
 RULE: Final = (
     "A command works on the hub that is named nearest: on the command line (--hub, or --config and --db-file), else in "
     f"the env vars ({logins.HUB_VARIABLE}, or {URL_VARIABLE}), else by the login, or by the {DEFAULT_CONFIG} in this "
     "folder. Where both an API and a database are named equally near, it is refused."
 )
+ASK_THE_HUB: Final = "That asks the hub itself, not its database: `remotegpu login URL` first, then add --hub URL."
 MOST_A_PAGE: Final = 200
-_NAMED_BY: Final = {"The member": "user", "The environment": "id"}
+_NAMED_BY: Final = {"The member": "user", "The environment": "id", "The flavor": "name"}
 """Which name of a path tells what was not found, where it is not of that kind's own name."""
 
 
@@ -81,6 +82,12 @@ class Asking(Command):
 
         return OnDatabase(self.transaction, self.place, self.actor)
 
+    def needs_hub(self) -> ApiClient:
+        """The way to the API, for what no database can do. Raises: Refused."""
+        if not isinstance(self.way, ApiClient):
+            raise Refused(ASK_THE_HUB)
+        return self.way
+
     def close(self) -> None:
         super().close()
         way = self.__dict__.get("way")
@@ -98,6 +105,15 @@ class Asking(Command):
                 raise Usage(f"`{value}` names no {name}.")
         try:
             return self.way.ask(method, path, names, query=given, body=body, match=match, key=key)
+        except RemoteGPUError as error:
+            raise _with_name(error, names) from error.__cause__
+
+    def lines(self, path: str, *, query: Mapping[str, Any], **names: str) -> Iterator[str]:
+        """What a route answers line by line. Raises: RemoteGPUError, Refused on a database."""
+        try:
+            yield from self.needs_hub().lines(
+                path, names, query={name: value for name, value in query.items() if value}
+            )
         except RemoteGPUError as error:
             raise _with_name(error, names) from error.__cause__
 

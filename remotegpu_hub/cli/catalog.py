@@ -1,17 +1,9 @@
 """`remotegpu images` and `remotegpu flavors`: what can be chosen when an environment is started."""
 
-from typing import Any
-
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from .. import plain
-from ..domain import catalog, inventory, workspaces
-from ..orm import Image, ImageStatus, Visibility
-from ..runtime import utcnow
+from ..orm import ImageStatus, Visibility
 from ..units import parse_bytes, parse_cores, show_bytes, show_thousandths
 from .asking import Asking
-from .command import Command, Text, chosen, option, whole
+from .command import Text, chosen, option, whole
 from .stop import Refused, Usage
 from .tables import Column, Row
 
@@ -40,6 +32,10 @@ FLAVOR_COLUMNS = [
 ]
 
 
+FLAVOR = "flavors/{name}"
+SETTABLE = ("active", "deprecated", "blocked")
+
+
 class ImagesList(Asking):
     name = "list"
     description = "List the images of the catalogue."
@@ -49,7 +45,7 @@ class ImagesList(Asking):
         self.show_rows("images", rows, IMAGE_COLUMNS, empty="There are no images: c.RemoteGPU.images names them.")
 
 
-class ImagesSet(Command):
+class ImagesSet(Asking):
     name = "set"
     words = ("IMAGE",)
     description = (
@@ -61,8 +57,12 @@ class ImagesSet(Command):
         "remotegpu images set local:secret --visibility workspace --workspace vision"
     )
     display_name = option(Text(help="Its name on pages, in any script."), "display-name", "TEXT")
-    status = option(Text(help="`active`, `deprecated` or `blocked` (nobody can start it)."), "status", "STATUS")
-    visibility = option(Text(help="Who may start it: `public` or `workspace`."), "visibility", "WHO")
+    status = option(
+        Text(help="`active`, `deprecated` or `blocked` (nobody can start it)."), "status", "STATUS", values=SETTABLE
+    )
+    visibility = option(
+        Text(help="Who may start it: `public` or `workspace`."), "visibility", "WHO", values=("public", "workspace")
+    )
     workspace = option(Text(help="The workspace that may start it."), "workspace", "NAME")
     digest = option(Text(help="Which one, where several digests have this reference."), "digest", "DIGEST")
 
@@ -75,35 +75,29 @@ class ImagesSet(Command):
             raise Usage("--visibility is public or workspace here.")
         if self.display_name is None and status is None and visibility is None:
             raise Usage(f"Nothing to change was named. Try `{self.path} --help`.")
-        with self.transaction() as session:
-            image = self._image(session)
-            columns: dict[str, Any] = {}
-            if status is not None:
-                columns["status"] = status
-            if visibility is not None:
-                space = workspaces.by_name(session, name=self.workspace) if self.workspace is not None else None
-                columns |= {"visibility": visibility, "workspace_id": space.id if space else None}
-            name = image.display_name
-            if self.display_name is not None:
-                name = workspaces.check_display_name(self.display_name)
-            changed = catalog.put_image(
-                session, reference=image.reference, digest=image.digest, display_name=name, actor=self.actor,
-                now=utcnow(), **columns,
-            )  # fmt: skip
-            row = plain.image(session, changed)
+        named = {
+            "display_name": self.display_name, "status": status, "visibility": visibility, "workspace": self.workspace,
+        }  # fmt: skip
+        body = {name: value for name, value in named.items() if value is not None}
+        number = str(self._image()["id"])
+        seen = self.ask("GET", "images/{id}", id=number)
+        row = self.ask("PATCH", "images/{id}", body=body, match=seen.tag, id=number).value
         who = row["workspace"] or row["visibility"]
         self.show_one("image", row, f"{row['reference']} is {row['status']}, for {who}.")
 
-    def _image(self, session: Session) -> Image:
-        query = select(Image).where(Image.reference == self.need(0))
-        if self.digest is not None:
-            query = query.where(Image.digest == self.digest)
-        found = list(session.scalars(query))
+    def _image(self) -> Row:
+        """The one of this reference that can be started; of several the digest tells which."""
+        found = [
+            row
+            for row in self.every("images", query={"search": self.need(0)[:100]})
+            if row["reference"] == self.need(0) and self.digest in (None, row["digest"])
+        ]
         if not found:
             raise Refused(f"The image {self.need(0)} was not found; `remotegpu images` lists them.")
-        if len(found) > 1:
-            raise Refused(f"{len(found)} images are named {self.need(0)}: add --digest.")
-        return found[0]
+        current = [row for row in found if row["status"] != ImageStatus.RETIRED] or found
+        if len(current) > 1:
+            raise Refused(f"{len(current)} images are named {self.need(0)}: add --digest.")
+        return current[0]
 
 
 class Images(ImagesList):
@@ -125,7 +119,7 @@ class FlavorsList(Asking):
         self.show_rows("flavors", rows, FLAVOR_COLUMNS, empty="There are no flavors.")
 
 
-class FlavorsSet(Command):
+class FlavorsSet(Asking):
     name = "set"
     words = ("FLAVOR",)
     description = "Make a flavor, or change its numbers. Environments that chose it keep theirs until they are edited."
@@ -145,27 +139,31 @@ class FlavorsSet(Command):
         gpus = whole(self.gpus or "0", "--gpus")
         if (gpus > 0) != bool(self.gpu_model):
             raise Usage("--gpus and --gpu-model go together.")
-        with self.transaction() as session:
-            if self.gpu_model and self.gpu_model not in (known := inventory.known_models(session)):
+        if self.gpu_model:
+            known = {slot["model"] for gpu in self.every("gpus") for slot in gpu["slots"]}
+            if self.gpu_model not in known:
                 self.log.warning("no host has %s now (known: %s)", self.gpu_model, ", ".join(sorted(known)) or "none")
-            space = workspaces.by_name(session, name=self.workspace) if self.workspace is not None else None
-            flavor = catalog.put_flavor(
-                session, name=_name(self.need(0)),
-                display_name=workspaces.check_display_name(self.display_name or self.need(0)),
-                gpu_model=self.gpu_model or None, gpu_slots=gpus, cpu_millis=parse_cores(self.cpu),
-                memory_bytes=parse_bytes(self.memory), workspace=space, actor=self.actor, now=utcnow(),
-            )  # fmt: skip
-            row = plain.flavor(session, flavor)
+        body = {
+            "display_name": self.display_name or self.need(0), "gpu_model": self.gpu_model or None, "gpu_slots": gpus,
+            "cpu_millis": parse_cores(self.cpu), "memory_bytes": parse_bytes(self.memory), "workspace": self.workspace,
+        }  # fmt: skip
+        row = self.ask("PUT", FLAVOR, body=body, name=self.need(0)).value
         shown = _gpus(row) if row["gpu_slots"] else "no GPUs"
         sizes = f"{show_thousandths(row['cpu_millis'])} cores, {show_bytes(row['memory_bytes'])}"
         who = row["workspace"] or "everybody"
         self.show_one("flavor", row, f"The flavor {row['name']} is {shown}, {sizes}, for {who}.")
 
 
-def _name(text: str) -> str:
-    if not 1 <= len(text) <= 64 or not text.isprintable() or " " in text:
-        raise Usage("A flavor's name has 1 to 64 printable characters without spaces.")
-    return text
+class FlavorsRetire(Asking):
+    name = "retire"
+    words = ("FLAVOR",)
+    description = "Let nobody choose a flavor any more. Environments that chose it keep their numbers."
+    examples = "remotegpu flavors retire a100"
+
+    def run(self) -> None:
+        row = self.read(FLAVOR, name=self.need(0))
+        self.ask("DELETE", FLAVOR, name=self.need(0))
+        self.show_one("flavor", {**row, "retired": True}, f"The flavor {row['name']} can be chosen no more.")
 
 
 class Flavors(FlavorsList):
@@ -176,4 +174,5 @@ class Flavors(FlavorsList):
     subcommands = {  # noqa: RUF012 - traitlets reads it from the class
         "list": (FlavorsList, "list them"),
         "set": (FlavorsSet, "make or change one"),
+        "retire": (FlavorsRetire, "let nobody choose one any more"),
     }

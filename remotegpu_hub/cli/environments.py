@@ -1,8 +1,10 @@
 """`remotegpu environments`: what users keep, what of it runs, and to start and stop it."""
 
+import re
+import sys
 from typing import Any
 
-from traitlets import Bool
+from traitlets import Bool, List
 
 from .. import words
 from ..errors import NotFound, RemoteGPUError
@@ -10,7 +12,7 @@ from ..units import show_bytes, show_thousandths
 from .asking import Asking, denied
 from .command import Text, option, whole
 from .stop import Usage
-from .tables import Column, Row, short
+from .tables import Column, Row, printable, short
 
 
 def _run(name: str) -> Any:
@@ -110,6 +112,66 @@ class EnvironmentsAccess(_One):
         self.show_rows("access", run["access"], ACCESS, empty="It has no ports: stop it and start it with some.")
 
 
+class EnvironmentsCreate(Asking):
+    name = "create"
+    words = ("NAME",)
+    description = "Make an environment of yours and start it. What is not named is as the spawn page would fill it in."
+    examples = (
+        "remotegpu environments create train --workspace vision --gpu-model A100-80GB --gpus 2 --cpu 8 --memory 64G\n"
+        "remotegpu environments create '论文' --flavor a100 --port ssh"
+    )
+    workspace = option(Text(help="One of your workspaces."), "workspace", "NAME")
+    image = option(Text(help="What is run, by its reference."), "image", "IMAGE")
+    flavor = option(Text(help="A preset of the four below."), "flavor", "FLAVOR")
+    gpu_model = option(Text(help="The model of its GPUs."), "gpu-model", "MODEL")
+    gpus = option(Text(help="How many slots of that model."), "gpus", "COUNT")
+    cpu = option(Text(help="Cores, such as 8 or 0.5."), "cpu", "CORES")
+    memory = option(Text(help="Memory, such as 64G."), "memory", "SIZE")
+    port = option(List(Text(), help="A port service that this hub offers, such as ssh."), "port", "SERVICE")
+
+    def run(self) -> None:
+        named = ("workspace", "image", "flavor", "gpu_model", "cpu", "memory")
+        body = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        if self.gpus is not None:
+            body["gpus"] = whole(self.gpus, "--gpus")
+        if self.port:
+            body["ports"] = list(self.port)
+        self.needs_hub()
+        made = self.create("environments", {"name": self.need(0), **body})
+        if made["id"] is None:
+            self.show_one(
+                "environment", made, "The hub was asked for it: `remotegpu environments` shows it once it starts."
+            )
+            return
+        sentence = f"Environment {made['id']} {'runs' if made['done'] else 'is starting'}."
+        self.show_one("environment", self.read(PATH, id=str(made["id"])), sentence)
+
+
+class EnvironmentsLogs(_One):
+    name = "logs"
+    hides = frozenset({"json", "config_file", "db_file"})
+    description = "Print what an environment prints, of its run now or its last one."
+    examples = "remotegpu environments logs 17 --tail 50\nremotegpu environments logs 17 -f"
+    follow = option(Bool(False, help="Go on with each line as it comes, until the run ends."), "follow", short="f")
+    tail = option(Text(help="Lines from the end to begin with. Default: 200."), "tail", "LINES")
+    older = option(Text(help="An older run, by its number."), "run", "RUN")
+
+    def run(self) -> None:
+        query = {
+            "follow": "true" if self.follow else None,
+            "tail": whole(self.tail, "--tail") if self.tail is not None else None,
+            "run": whole(self.older, "--run") if self.older is not None else None,
+        }
+        for line in self.lines(f"{PATH}/logs", query=query, id=self.number):
+            self.say(_plain(line) if sys.stdout.isatty() else line)
+            sys.stdout.flush()
+
+
+def _plain(line: str) -> str:
+    """Without colours, and without what would move the cursor."""
+    return printable(re.sub(r"\x1b\[[0-9;]*m", "", line).expandtabs())
+
+
 class EnvironmentsStart(_One):
     name = "start"
     description = "Start an environment of yours as it is kept."
@@ -161,6 +223,8 @@ class Environments(EnvironmentsList):
     subcommands = {  # noqa: RUF012 - traitlets reads it from the class
         "list": (EnvironmentsList, "list them with what they hold"),
         "access": (EnvironmentsAccess, "how the ports of one are reached"),
+        "create": (EnvironmentsCreate, "make one and start it"),
+        "logs": (EnvironmentsLogs, "what one prints"),
         "start": (EnvironmentsStart, "start one as it is kept"),
         "stop": (EnvironmentsStop, "stop one"),
         "restart": (EnvironmentsRestart, "stop one and start it again"),

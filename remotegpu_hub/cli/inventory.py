@@ -5,8 +5,8 @@ from typing import Any
 from ..errors import RemoteGPUError
 from ..units import show_bytes, show_thousandths
 from .asking import Asking, missing
-from .command import Text, option
-from .stop import Refused
+from .command import Text, option, whole
+from .stop import Refused, Usage
 from .tables import Column, Row, short
 
 
@@ -80,12 +80,30 @@ class HostsOnline(_HostStatus):
     told = "environments may start there."
 
 
+class HostsDrain(Asking):
+    name = "drain"
+    words = ("HOST",)
+    description = "Take a host out for maintenance, and end what runs there after a while, in which its users can save."
+    examples = "remotegpu hosts drain gpu-box --minutes 60"
+    minutes = option(Text(help="How long what runs there may go on. Required; 0 is now."), "minutes", "MINUTES")
+
+    def run(self) -> None:
+        if self.minutes is None:
+            raise Usage(f"--minutes is missing: how long may go on what runs there? Try `{self.path} --help`.")
+        body = {"grace_seconds": 60 * whole(self.minutes, "--minutes")}
+        row = self.ask("POST", "hosts/{host}/drain", body=body, host=self.need(0)).value
+        count, end = row["environments"], short(row["ends_at"])
+        told = f"{count} environments there end at {end}." if count else "Nothing runs there."
+        self.show_one("drain", row, f"Nothing new starts on {row['host']}. {told}")
+
+
 class Hosts(HostsList):
     name = "hosts"
     description = "The machines that environments run on. Without a command: list them."
     subcommands = {  # noqa: RUF012 - traitlets reads it from the class
         "list": (HostsList, "list them with what is held"),
         "maintenance": (HostsMaintenance, "take one out"),
+        "drain": (HostsDrain, "take one out, and end what runs there after a while"),
         "online": (HostsOnline, "put one back to work"),
     }
 

@@ -12,6 +12,7 @@ from ..domain.audit import Actor
 from ..runtime import Runtime, Settings, utcnow
 from ..services.api import ADMIN, READ, WRITE, Call, Caller, Later, authorise, check, check_unchanged, tag_of, write
 from ..services.workspaces.routes import ROUTES
+from .asking import ASK_THE_HUB
 from .database import Place
 from .stop import Refused
 
@@ -47,8 +48,6 @@ class OnDatabase:
             check_unchanged(route, call, match or None)
             value = route.work(call)
             if isinstance(value, Later):
-                raise Refused(
-                    "That asks the hub itself, not its database: `remotegpu login URL` first, then add --hub URL."
-                )
+                raise Refused(ASK_THE_HUB)
             text = write(route, value)
-        return Answer(json.loads(text) if text else None, tag_of(text) if route.etag else "")
+        return Answer(json.loads(text) if text else None, tag_of(text, route.volatile) if route.etag else "")

@@ -3,14 +3,16 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
 from traitlets import Bool
 
-from .. import plain, words
-from ..domain import budgets, prices, workspaces
-from ..orm import Budget, BudgetAction, Price, Workspace
+from .. import words
+from ..clients.api import Answer
+from ..domain import prices
+from ..errors import RemoteGPUError
+from ..orm import BudgetAction, Price
 from ..runtime import utcnow
 from ..units import iso, parse_money, price_unit
+from .asking import Asking, missing
 from .command import Command, Text, chosen, option, whole
 from .stop import Usage
 from .tables import Column, short
@@ -22,6 +24,7 @@ PRICE_COLUMNS = [
     Column("FROM", lambda row: short(row["effective_from"])),
     Column("IN FORCE", lambda row: "yes" if row["in_force"] else "no"),
 ]
+BUDGET = "workspaces/{workspace}/budget"
 BUDGET_COLUMNS = [
     Column("WORKSPACE", "workspace"),
     Column("MONTH", "month"),
@@ -107,22 +110,16 @@ class Prices(PricesList):
     }
 
 
-class BudgetsList(Command):
+class BudgetsList(Asking):
     name = "list"
     description = "List the budgets, with what of them is spent this month."
 
     def run(self) -> None:
-        now = utcnow()
-        with self.transaction(read_only=True) as session:
-            currency = prices.currency(session)
-            found = session.scalars(
-                select(Workspace).join(Budget, Budget.workspace_id == Workspace.id).order_by(Workspace.name)
-            )
-            rows = [plain.budget(session, one, currency=currency, now=now) for one in found]
+        rows = self.every("budgets")
         self.show_rows("budgets", rows, BUDGET_COLUMNS, empty="There are no budgets: nothing limits what is spent.")
 
 
-class BudgetsSet(Command):
+class BudgetsSet(Asking):
     name = "set"
     words = ("WORKSPACE", "AMOUNT")
     description = "Set what a workspace may spend in a calendar month of its time zone, in the hub's currency."
@@ -130,24 +127,39 @@ class BudgetsSet(Command):
     warn = option(Text(help="Warn at this part of it, in %. Default: as it was, or 80."), "warn", "PERCENT")
     action = option(
         Text(help="At 100 %: `warn`, `refuse` new starts, or `stop`. Default: as it was, or refuse."),
-        "action", "ACTION",
+        "action", "ACTION", values=BudgetAction,
     )  # fmt: skip
 
     def run(self) -> None:
         action = chosen(BudgetAction, self.action, "--action")
-        now = utcnow()
-        with self.transaction() as session:
-            workspace = workspaces.by_name(session, name=self.need(0))
-            known = session.get(Budget, workspace.id)
-            warn, action_before = (known.warn_percent, known.action) if known else (80, BudgetAction.REFUSE)
-            warn = warn if self.warn is None else whole(self.warn, "--warn")
-            budgets.put(
-                session, workspace=workspace, amount=parse_money(self.need(1)), actor=self.actor, now=now,
-                warn_percent=warn, action=action or action_before,
-            )  # fmt: skip
-            row = plain.budget(session, workspace, currency=prices.currency(session), now=now)
+        warn = whole(self.warn, "--warn") if self.warn is not None else None
+        body: dict[str, Any] = {"amount_micros": parse_money(self.need(1))}
+        known = self.known()
+        for name, value in (("warn_percent", warn), ("action", action)):
+            if value is not None or known.value is not None:
+                body[name] = value if value is not None else known.value[name]
+        row = self.ask("PUT", BUDGET, body=body, match=known.tag, workspace=self.need(0)).value
         shown = words.money(row["amount_micros"], row["currency"], "en")
         self.show_one("budget", row, f"{row['workspace']} may spend {shown} a month.")
+
+    def known(self) -> Answer:
+        """The budget as it is, or nothing where there is none."""
+        try:
+            return self.ask("GET", BUDGET, workspace=self.need(0))
+        except RemoteGPUError as error:
+            if not missing(error, "The budget"):
+                raise
+        return Answer(None)
+
+
+class BudgetsRemove(Asking):
+    name = "remove"
+    words = ("WORKSPACE",)
+    description = "Take the budget of a workspace away: nothing limits then what is spent there."
+
+    def run(self) -> None:
+        row = self.ask("DELETE", BUDGET, workspace=self.need(0)).value
+        self.show_one("budget", row, f"{row['workspace']} has no budget any more.")
 
 
 class Budgets(BudgetsList):
@@ -156,4 +168,5 @@ class Budgets(BudgetsList):
     subcommands = {  # noqa: RUF012 - traitlets reads it from the class
         "list": (BudgetsList, "list them with what is spent"),
         "set": (BudgetsSet, "set one"),
+        "remove": (BudgetsRemove, "take one away"),
     }

@@ -31,18 +31,26 @@ Limit = int | Literal["unlimited"] | None
 """None inherits the default."""
 
 
-def _cell(name: str) -> Callable[[Row], str]:
+def cell(name: str) -> Callable[[Row], str]:
+    """How a limit reads that is set."""
     column = LIMITS[name][0]
 
-    def cell(row: Row) -> str:
+    def read(row: Row) -> str:
         value = row[column]
-        if value is None:
-            return "default" if not row["scope"].endswith("-default") else "0"
-        if value == "unlimited" or name == "gpu_hours":
-            return str(value)
-        return words.bare(name, value)
+        return str(value) if value == "unlimited" or name == "gpu_hours" else words.bare(name, value)
 
-    return cell
+    return read
+
+
+def _cell(name: str) -> Callable[[Row], str]:
+    column, set_one = LIMITS[name][0], cell(name)
+
+    def read(row: Row) -> str:
+        if row[column] is None:
+            return "default" if not row["scope"].endswith("-default") else "0"
+        return set_one(row)
+
+    return read
 
 
 COLUMNS = [

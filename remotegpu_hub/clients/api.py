@@ -4,7 +4,7 @@ routes nor what they answer."""
 import ipaddress
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
@@ -125,7 +125,7 @@ class ApiClient:
 
         Raises: Said, NoLogin, NotFound, Unavailable.
         """
-        url = self.address.url + SERVICE + path.format(**{name: quote(value, safe="") for name, value in names.items()})
+        url = self._url(path, names)
         headers = {name: value for name, value in (("If-Match", match), ("Idempotency-Key", key)) if value}
         given = {name: value for name, value in (query or {}).items() if value is not None}
         again = method == "GET" or bool(key)
@@ -133,6 +133,23 @@ class ApiClient:
         if not answer.is_success:
             raise self._refusal(answer, again)
         return Answer(_json(answer) if answer.content else None, answer.headers.get("ETag", ""))
+
+    def lines(self, path: str, names: Mapping[str, str], *, query: Mapping[str, Any]) -> Iterator[str]:
+        """Read a route that answers line by line, for as long as it goes on. Raises: like `ask`."""
+        patient = httpx.Timeout(TIMEOUT_SECONDS, connect=10.0, read=None)
+        url = self._url(path, names)
+        try:
+            with self._client.stream("GET", url, params=dict(query), timeout=patient) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise self._refusal(answer, again=True)
+                yield from answer.iter_lines()
+        except httpx.HTTPError as error:
+            raise self._lost(_why(error), again=True) from None
+
+    def _url(self, path: str, names: Mapping[str, str]) -> str:
+        filled = path.format(**{name: quote(value, safe="") for name, value in names.items()})
+        return f"{self.address.url}{SERVICE}{filled}"
 
     def _send(
         self, method: str, url: str, headers: dict[str, str], query: dict[str, Any], body: Any, again: bool
