@@ -1,10 +1,10 @@
 """Long lists: every list of the API by each sort and filter, on few rows and on very many, on both databases.
 
 100,000 environments (a tenth deleted, each with a run that is over), 10,000 runs of one of them, 10,000 personal
-workspaces and quotas, 1,000 hosts, 5,000 images and 1,000,000 audit rows, beside 2,000 environments and 1,000 of the
-others (100 hosts). A page of 50 is read as the API reads it and made into JSON, without HTTP and the hub: the first
-one, and one in the middle by its cursor. Ratios are many rows to few. Of a slow page it is told what the database
-reads row by row, or sorts.
+workspaces and quotas, 1,000 hosts with 8,000 GPUs, 5,000 images and 1,000,000 audit rows, beside 2,000 environments
+and 1,000 of the others (100 hosts). A page of 50 is read as the API reads it and made into JSON, without HTTP and the
+hub: the first one, and one in the middle by its cursor. Ratios are many rows to few. Of a slow page it is told what the
+database reads row by row, or sorts.
 
     python benchmarks/long_lists.py [--quick]
 """
@@ -34,7 +34,7 @@ from benchmarks.parts.town import FIRST
 from remotegpu_hub import migrations
 from remotegpu_hub.db import begin, open_engine, prepare_sqlite
 from remotegpu_hub.domain.audit import Actor
-from remotegpu_hub.orm import Allocation, AuditEntry, Environment, Flavor, Host, Image, Quota, User, Workspace
+from remotegpu_hub.orm import Allocation, AuditEntry, Environment, Flavor, Gpu, Host, Image, Quota, User, Workspace
 from remotegpu_hub.runtime import Runtime, Settings, utcnow
 from remotegpu_hub.services import api
 from remotegpu_hub.services.api import Call, Caller, Route
@@ -55,7 +55,8 @@ QUICK_MANY = Long(environments=3000, audit=2000, runs_of_one=50, personal=50, ho
 TABLES: Mapping[str, Any] = {
     "list_environments": Environment, "list_all_environments": Environment,
     "list_environments_of_workspace": Environment, "list_runs": Allocation, "list_workspaces": Workspace,
-    "list_quotas": Quota, "list_hosts": Host, "list_images": Image, "list_flavors": Flavor, "list_audit": AuditEntry,
+    "list_quotas": Quota, "list_hosts": Host, "list_gpus": Gpu, "list_images": Image, "list_flavors": Flavor,
+    "list_audit": AuditEntry,
 }  # fmt: skip
 """What the lists that have pages list."""
 _OF_ENVIRONMENTS: list[dict[str, Any]] = [
@@ -211,7 +212,10 @@ def call_of(session: Session, runtime: Runtime, case: Case, cursor: str | None) 
 
 def cursor_of(session: Session, case: Case) -> str | None:
     """The cursor of a row in the middle of the whole table, by the order of the list."""
-    table, sort = TABLES[case.route.work.__name__], case.sort or ("id" if case.route.path == "quotas" else "-id")
+    table, sort = (
+        TABLES[case.route.work.__name__],
+        case.sort or ("id" if case.route.path in ("quotas", "gpus") else "-id"),
+    )
     key = getattr(table, sort.removeprefix("-"))
     unique = sort.removeprefix("-") in ("id", "name")
     columns = (key,) if unique else (key, table.id)

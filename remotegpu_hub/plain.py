@@ -61,7 +61,7 @@ def condition(gpu: Gpu) -> str:
 def gpus(session: Session, *, host: str | None = None, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """GPUs for programs, each with its slots and who holds them; in the order of hosts and devices."""
     slots: dict[int, list[dict[str, Any]]] = {}
-    for one in inventory.holders(session):
+    for one in inventory.holders(session, host=host, gpu_ids=ids):
         slots.setdefault(one.gpu.id, []).append(
             {
                 "model": one.slot.model,

@@ -253,9 +253,9 @@ class RealHub:
         return str(answer.json()["token"])
 
     @contextmanager
-    def login(self, user_name: str, password: str = PASSWORD) -> Iterator[httpx.Client]:
+    def login(self, user_name: str, password: str = PASSWORD, *, timeout_seconds: float = 30) -> Iterator[httpx.Client]:
         """Log in as a browser does; the client keeps the cookies and follows redirects."""
-        with httpx.Client(base_url=self.url, follow_redirects=True, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=self.url, follow_redirects=True, timeout=timeout_seconds, trust_env=False) as client:
             xsrf = xsrf_of(client.get("hub/login"))
             answer = client.post("hub/login", data={"username": user_name, "password": password, "_xsrf": xsrf})
             assert not answer.url.path.endswith("/login"), f"{user_name} could not log in: {answer.text[:500]}"

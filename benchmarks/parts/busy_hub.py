@@ -37,6 +37,8 @@ SERVERS_EACH = 4
 WORKSPACES = 40
 GPUS_PER_HOST = 8
 THREADS = 8
+LOGINS = 4
+"""At once: the hub makes them on its one loop."""
 RUN_FOR = timedelta(hours=3)
 SLEEP = ("sleep", "7200")
 """Ends by itself, should this program be killed."""
@@ -186,12 +188,12 @@ class BusyHub(GpuHub):
 
     def log_in(self, users: Sequence[str]) -> list[Reader]:
         """Log each in as a browser does, and open the service's first page once."""
-        with ThreadPoolExecutor(THREADS) as threads:
+        with ThreadPoolExecutor(LOGINS) as threads:
             return list(threads.map(self._log_in, users))
 
     def _log_in(self, name: str) -> Reader:
         page = f"{self.url}services/workspaces/"
-        with self.login(name) as client:
+        with self.login(name, timeout_seconds=120) as client:
             text = client.get(page).raise_for_status().text
             assert f">{name}<" in text, text[:2000]
             sent = [client.build_request("GET", url).headers["cookie"] for url in (page, f"{self.url}hub/home")]

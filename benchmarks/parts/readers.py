@@ -1,4 +1,5 @@
-"""Many browsers in a process of their own: each opens its page and lets it renew itself, as the page's script does.
+"""Many browsers in a process of their own: each opens its page, listens to its stream of events, and renews the page by
+the clock all the same, as the page's script does where no stream comes through.
 
     python -m benchmarks.parts.readers < PLAN > READINGS
 
@@ -32,6 +33,8 @@ class Plan:
     must_hold: Sequence[str]
     beside: Sequence[str]
     """What a browser fetches when it opens the page: style sheet and scripts."""
+    stream: str
+    """What it listens to from then on; empty: nothing."""
     seconds: float
     every: float
 
@@ -89,19 +92,40 @@ async def _read(
     """Open at a moment of one's own within the first interval, then renew. Whoever is answered late asks again at once,
     like a browser's timer."""
     headers = {"Cookie": plan.cookies[number], "Accept-Language": "en"}
-    opening = True
-    while due < end:
+    by_script = {**headers, "X-XSRFToken": plan.xsrf[number]}
+    await asyncio.sleep(due - time.monotonic())
+    size, error = await _fetch(session, plan.url, {**headers, "Sec-Fetch-Mode": "navigate"}, plan.must_hold[number])
+    found.append(Reading(True, 1000 * (time.monotonic() - due), size, error))
+    for url in plan.beside:
+        _size, error = await _fetch(session, url, headers, "")
+        if error:
+            found.append(Reading(True, 0.0, 0, error))
+    stream = asyncio.create_task(_listen(session, plan.stream, by_script, found)) if plan.stream else None
+    while (due := due + plan.every) < end:
         await asyncio.sleep(due - time.monotonic())
-        more = {"Sec-Fetch-Mode": "navigate"} if opening else {"X-XSRFToken": plan.xsrf[number]}
-        size, error = await _fetch(session, plan.url, {**headers, **more}, plan.must_hold[number])
-        found.append(Reading(opening, 1000 * (time.monotonic() - due), size, error))
-        if opening:
-            for url in plan.beside:
-                _size, error = await _fetch(session, url, headers, "")
-                if error:
-                    found.append(Reading(True, 0.0, 0, error))
-        opening = False
-        due += plan.every
+        size, error = await _fetch(session, plan.url, by_script, plan.must_hold[number])
+        found.append(Reading(False, 1000 * (time.monotonic() - due), size, error))
+    if stream is not None:
+        await asyncio.sleep(end - time.monotonic())
+        stream.cancel()
+
+
+async def _listen(session: aiohttp.ClientSession, url: str, headers: dict[str, str], found: list[Reading]) -> None:
+    """Listen until cancelled; a stream that ends by itself is an error."""
+    error = "ended"
+    try:
+        async with session.get(
+            url, headers={**headers, "Accept": "text/event-stream"}, timeout=aiohttp.ClientTimeout(total=None),
+            allow_redirects=False,
+        ) as answer:  # fmt: skip
+            if answer.status == 200:
+                async for _line in answer.content:
+                    pass
+            else:
+                error = f"{answer.status}: {(await answer.text())[:200]}"
+    except aiohttp.ClientError as broken:
+        error = f"{type(broken).__name__}: {broken}"
+    found.append(Reading(False, 0.0, 0, f"stream {error}"))
 
 
 async def _fetch(session: aiohttp.ClientSession, url: str, headers: dict[str, str], must_hold: str) -> tuple[int, str]:

@@ -76,9 +76,10 @@ def hosts(session: Session) -> list[Host]:
     return list(session.scalars(select(Host).order_by(Host.name)))
 
 
-def holders(session: Session) -> list[SlotHolder]:
-    """Every slot in use or usable with its holder, in the order of hosts and devices."""
-    rows = session.execute(
+def holders(session: Session, *, host: str | None = None, gpu_ids: Collection[int] | None = None) -> list[SlotHolder]:
+    """Every slot in use or usable with its holder, in the order of hosts and devices; of a host, of some GPUs, or of
+    all."""
+    query = (
         select(Gpu, Host, GpuSlot, AllocationSlot.allocation_id, User.name)
         .join(Host, Host.id == Gpu.host_id)
         .join(GpuSlot, GpuSlot.gpu_id == Gpu.id)
@@ -88,7 +89,11 @@ def holders(session: Session) -> list[SlotHolder]:
         .where(~GpuSlot.retired | AllocationSlot.allocation_id.is_not(None))
         .order_by(Host.name, Gpu.index, GpuSlot.ordinal)
     )
-    return [SlotHolder(gpu, host, slot, allocation_id, user) for gpu, host, slot, allocation_id, user in rows]
+    if host is not None:
+        query = query.where(Host.name == host)
+    if gpu_ids is not None:
+        query = query.where(Gpu.id.in_(gpu_ids))
+    return [SlotHolder(*row) for row in session.execute(query).tuples()]
 
 
 def stock(session: Session) -> list[ModelStock]:

@@ -18,7 +18,10 @@ from remotegpu_hub.services.workspaces.routes import ROUTES
 from tests.gpu_hubs import GpuHub
 from tests.worlds import ADMIN, World, host
 
-LISTS = [one for one in ROUTES if one.listing and "limit" in one.query.model_fields]
+LISTS = [
+    one for one in ROUTES
+    if one.listing and "limit" in one.query.model_fields and not one.path.startswith("webhooks/")
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +58,14 @@ def statements(world: World) -> Iterator[Callable[[Callable[[Session], Any]], in
     event.remove(connection, "before_cursor_execute", note)
 
 
-def test_the_first_page_asks_seven_times(world: World, statements: Callable[..., int]):
+def test_the_first_page_asks_eight_times(world: World, statements: Callable[..., int]):
     def read(session: Session) -> None:
         alice = users.by_name(session, name="alice")
         found = pages.mine(session, View("en"), user=alice, login="", now=world.now)
         assert [len(row.ways) for row in found.rows] == [1, 1, 1]
         assert len({row.run.host.name for row in found.rows if row.run}) == 3
 
-    assert statements(read) == 7
+    assert statements(read) == 8
 
 
 @pytest.mark.parametrize("route", LISTS, ids=lambda route: route.path)
@@ -75,7 +78,7 @@ def test_a_list_asks_as_often_for_many_rows_as_for_one(
         asked = {"limit": limit, **({"mine": False} if "mine" in route.query.model_fields else {})}
         call = Call(
             session=session, runtime=hub.runtime, caller=Caller("alice", alice, frozenset({api.ADMIN}), True),
-            path={"workspace": "lab", "id": str(kept)}, query=api.check(route.query, asked), body=None,
+            path={"workspace": "lab", "id": str(kept), "host": "far-0", "user": "alice"}, query=api.check(route.query, asked), body=None,
             now=world.now, actor=ADMIN, workspace=workspaces.by_name(session, name="lab"),
         )  # fmt: skip
         api.write(route, route.work(call))
