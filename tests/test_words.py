@@ -18,7 +18,9 @@ from remotegpu_hub.errors import (
     Unavailable,
 )
 from remotegpu_hub.hub import form as page
-from remotegpu_hub.orm import Role
+from remotegpu_hub.orm import EndReason, EnvironmentState, Role
+from remotegpu_hub.services.pages import View
+from remotegpu_hub.services.workspaces.environment_page import reasons, states
 from remotegpu_hub.units import GIB, MICROS
 
 from . import sentences
@@ -249,3 +251,9 @@ def test_moments_carry_their_zone():
     assert words.moment(value, "Asia/Shanghai", "en") == "Sat 28 Nov 2026, 01:30 Asia/Shanghai"
     assert words.moment(value, "Asia/Shanghai", "zh") == "2026年11月28日 周六 01:30 Asia/Shanghai"
     assert words.clock(value, "America/New_York") == "12:30:11 America/New_York"
+
+
+def test_every_end_of_a_run_has_its_words_on_the_page():
+    for language in ("en", "zh"):
+        assert set(reasons(View(language))) == set(EndReason)
+        assert set(states(View(language))) == set(EnvironmentState)

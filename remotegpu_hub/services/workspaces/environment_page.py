@@ -74,6 +74,7 @@ def reasons(view: View) -> dict[EndReason, str]:
         EndReason.NODE_LOST: view.say("its host was lost"),
         EndReason.POD_DELETED: view.say("deleted from outside"),
         EndReason.IMAGE_PULL_FAILED: view.say("its image could not be pulled"),
+        EndReason.DRAINED: view.say("its host was drained"),
         EndReason.UNSCHEDULABLE: view.say("the cluster found no place"),
     }
 
