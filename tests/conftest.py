@@ -31,6 +31,7 @@ if any("remotegpu_hub" in part for part in sys.orig_argv) and "COVERAGE_PROCESS_
 
 UNMEASURED = {
     "tests/domain/test_life.py", "tests/domain/test_races.py", "tests/e2e/test_first_day.py", "tests/e2e/test_pages.py",
+    "tests/e2e/test_webhooks.py",
     "tests/e2e/test_on_a_cluster.py", "tests/hub/test_kills.py", "tests/hub/test_kube_faults.py", "tests/hub/test_kube_played.py",
     "tests/hub/test_kube_kills.py", "tests/hub/test_ports_behind_the_login.py", "tests/hub/test_spawner_accounts.py",
     "tests/hub/test_spawner_faults.py", "tests/test_demo.py", "tests/test_benchmarks.py",
