@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ... import choices
-from ...clients.hub import HubClient
 from ...db import begin
 from ...domain import environments, users
-from ...orm import Environment
+from ...errors import Refused
+from ...orm import Environment, EnvironmentState
 from ..api import Call, Later, Needs, Route, Shape
 from ..base import hub_client
 from ..pages import slug
@@ -47,33 +47,36 @@ def create_environment(call: Call) -> Any:
     user = call.caller.person
     choice = choices.parse(options)
     environments.resolve(call.session, user=user, server_name="", choice=choice, rules=call.runtime.rules, kept=None)
-    names = _names(call.session, user.id)
+    names, user_name = _names(call.session, user.id), user.name
     server = slug(given.name, names)
     if call.key is not None:
         server = f"{slug(given.name, ())}-{hashlib.sha256(call.key.encode()).hexdigest()[:8]}"
         if server in names:
-            return Later(lambda: _answer(call, server, True))
+            return Later(lambda: _answer(call, server))
 
     async def act() -> dict[str, Any]:
-        async with hub_client() as hub:
-            return await _answer(call, server, await _start(hub, user_name, server, options))
+        try:
+            async with hub_client() as hub:
+                await hub.start_server(user_name, server, options)
+        except Refused:
+            made = await _answer(call, server)
+            if call.key is None or made["id"] is None:
+                raise
+            return made  # its twin was faster
+        return await _answer(call, server)
 
-    user_name = user.name
     return Later(act)
 
 
-async def _start(hub: HubClient, user_name: str, server: str, options: dict[str, Any]) -> bool:
-    return await hub.start_server(user_name, server, options)
-
-
-async def _answer(call: Call, server: str, done: bool) -> dict[str, Any]:
-    def look() -> int | None:
+async def _answer(call: Call, server: str) -> dict[str, Any]:
+    def look() -> dict[str, Any]:
         with begin(call.runtime.engine, read_only=True) as session:
             user = users.current(session, name=call.caller.name)
             found = environments.find(session, user_id=user.id, server_name=server)
-            return found.id if found else None
+            done = found is not None and found.state == EnvironmentState.RUNNING
+            return {"id": found.id if found else None, "server_name": server, "done": done}
 
-    return {"id": await asyncio.to_thread(look), "server_name": server, "done": done}
+    return await asyncio.to_thread(look)
 
 
 def _names(session: Session, user_id: int) -> list[str]:
