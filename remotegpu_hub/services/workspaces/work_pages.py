@@ -5,6 +5,7 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import selectinload
 
 from ... import words
 from ...domain import billing, metering, prices
@@ -70,7 +71,8 @@ def _newest_runs(call: Call, ids: list[int]) -> dict[int, tuple[Allocation, int]
     )
     history, zone = prices.history(call.session), call.space.time_zone
     found = {}
-    for run, written in call.session.execute(select(Allocation, written_of_run()).where(Allocation.id.in_(newest))):
+    query = select(Allocation, written_of_run()).where(Allocation.id.in_(newest))
+    for run, written in call.session.execute(query.options(selectinload(Allocation.host))):
         more = () if run.metered else metering.unwritten(run, call.now, history=history, time_zone=zone)
         found[run.environment_id] = (run, int(written) + sum(part.amount for part in more))
     return found
