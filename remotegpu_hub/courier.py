@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from time import sleep
+from time import monotonic, sleep
 from typing import Final
 
 import httpx
@@ -36,8 +36,9 @@ MOST_ROWS: Final = 30
 AT_ONCE: Final = 2
 """Tries at one webhook at the same time. Each webhook has its own, so that none waits for another."""
 BATCH: Final = 20
-PAIRS: Final = 50
-"""Users in workspaces that a transaction reads the limits of."""
+PAIRS: Final = 5
+"""Users in workspaces that a transaction reads the limits of; between two, as long again is left to others: pages are
+answered by the same process."""
 FORGOTTEN: Final = 20
 """Rows that a transaction drops."""
 THRESHOLD_SECONDS: Final = 60
@@ -131,8 +132,9 @@ class Courier:
         pairs = sorted(now_holding | self._visited)
         found: list[thresholds.Reading] = []
         for start in range(0, len(pairs), PAIRS):
+            began = monotonic()
             found += await asyncio.to_thread(self._read, pairs[start : start + PAIRS])
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(max(PAUSE_SECONDS, monotonic() - began))
         await asyncio.to_thread(self._compare, found)
         self._visited = now_holding
         await asyncio.to_thread(self._forget)
