@@ -50,8 +50,8 @@ async def lines(folder: str, allocation_id: int, *, tail: int, follow: bool) -> 
 
 
 def tidy(folder: str, *, running: Collection[int]) -> None:
-    """Empty what grew too large and remove what is a week old, unless it still runs."""
-    for path in Path(folder).glob("*.log"):
+    """Empty what grew too large and remove what is a week old, unless it still runs. No folder: nothing is ours."""
+    for path in Path(folder).glob("[0-9]*.log") if folder else ():
         with suppress(FileNotFoundError, ValueError):
             facts = path.stat()
             if facts.st_size > LARGEST_BYTES:
