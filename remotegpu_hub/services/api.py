@@ -6,12 +6,12 @@ import binascii
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jupyterhub.services.auth import HubOAuth
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +27,7 @@ from ..orm import Member, MemberStatus, Role, User, UTCDateTime, Workspace
 from ..runtime import Runtime, utcnow
 from . import streams
 from .base import Handler, Request
+from .streams import Lines
 
 READ, WRITE, ADMIN = "custom:remotegpu:read", "custom:remotegpu:write", "custom:remotegpu:admin"
 MOST_A_PAGE: Final = 200
@@ -138,15 +139,6 @@ class Later:
     """What remains to be done once the transaction is over, such as asking the hub; its result is the answer."""
 
     act: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Text that comes line by line, perhaps for as long as somebody reads it."""
-
-    read: Callable[[], AsyncIterator[str]]
-    goes_on: bool = False
-    """More may come."""
 
 
 @dataclass(frozen=True)
@@ -268,11 +260,11 @@ class Api(Handler):
                 raise Conflict("Somebody else changed it at the same moment. Look again, then repeat it.") from error
         if isinstance(text, Lines):
 
-            async def goes_on() -> bool:
-                _status, again, _tag = await self.ask(work)
-                return bool(again.goes_on)
+            async def again() -> Lines:
+                _status, lines, _tag = await self.ask(work)
+                return cast(Lines, lines)
 
-            await streams.send(self, text.read(), goes_on=goes_on)
+            await streams.send(self, text, again=again)
             return
         if isinstance(text, Later):
             value = await text.act()
