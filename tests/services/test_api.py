@@ -47,7 +47,7 @@ from remotegpu_hub.orm import (
     Workspace,
     WorkspaceStatus,
 )
-from remotegpu_hub.services import api, streams
+from remotegpu_hub.services import api, paging, streams
 from remotegpu_hub.services.api import Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from remotegpu_hub.units import MICROS, Money
@@ -514,7 +514,7 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
         "audit?cursor=x", "audit?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
         "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
-        f"audit?sort=-id&cursor={api._cursor('-id', [2**70])}",
+        f"audit?sort=-id&cursor={paging._cursor('-id', [2**70])}",
     ],
 )  # fmt: skip
 def test_a_bad_query_is_a_clear_400(desk: Desk, path: str):

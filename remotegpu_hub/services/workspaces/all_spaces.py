@@ -25,7 +25,7 @@ from ...orm import (
     WorkspaceKind,
     WorkspaceStatus,
 )
-from .. import api
+from .. import api, paging
 from ..api import Call, Needs, Route, call_of
 from ..pages import Bar, Page, View
 from . import spaces
@@ -61,7 +61,7 @@ def list_rows(call: Call) -> Any:
         query = query.where(Workspace.kind == asked.kind)
     if asked.status is not None:
         query = query.where(Workspace.status == asked.status)
-    found, following = api.page(
+    found, following = paging.page(
         call.session, query, asked, sorts={"name": (Workspace.name,)}, sort="name", shown=lambda one: one
     )
     return read_rows(call.session, view, found, now=call.now), following

@@ -20,8 +20,9 @@ from ...errors import Denied, Invalid, Unavailable
 from ...orm import Event, EventKind
 from ...runtime import Runtime
 from .. import streams
-from ..api import LARGEST, Api, Call, Needs, Paging, Route, Shape, call_of, page
+from ..api import LARGEST, Api, Call, Needs, Route, Shape, call_of
 from ..base import log
+from ..paging import Paging, page
 from .runs import find
 
 MOST_WAITING: Final = 500

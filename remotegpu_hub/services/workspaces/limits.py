@@ -11,7 +11,8 @@ from ...domain import quotas, users, workspaces
 from ...errors import NotFound
 from ...orm import QUOTA_RESOURCES, Quota, QuotaScope, User, Workspace
 from ...units import UNLIMITED
-from ..api import Call, Needs, Paging, Route, Shape, named, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, named, page
 
 Amount = Annotated[StrictInt, Field(ge=0, lt=UNLIMITED)]
 Limit = Amount | Literal["unlimited"] | None

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session, selectinload
 from ...domain import budgets, environments, quotas, users, workspaces
 from ...orm import ENDED, Allocation, Member, Role, User
 from ...units import UNLIMITED
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, page
 from .limits import Limit
 from .runs import EnvironmentShown, shown_all
 

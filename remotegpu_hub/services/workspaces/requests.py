@@ -21,7 +21,8 @@ from ...orm import (
     Role,
     Workspace,
 )
-from ..api import ROLES, Call, Needs, Paging, Route, Shape, page
+from ..api import ROLES, Call, Needs, Route, Shape
+from ..paging import Paging, page
 from .limits import Amount, Limit
 
 Scope = Literal["user", "workspace", "member"]

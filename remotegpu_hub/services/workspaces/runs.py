@@ -28,8 +28,9 @@ from ...orm import (
     User,
     Workspace,
 )
-from ..api import ROLES, Call, Later, Needs, Paging, Route, Shape, page
+from ..api import ROLES, Call, Later, Needs, Route, Shape
 from ..base import hub_client
+from ..paging import Paging, page
 
 RESTART_SECONDS = 60
 """How long a restart waits for the stop: a pod takes some ten seconds."""

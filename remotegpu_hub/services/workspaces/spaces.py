@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session, selectinload
 from ...domain import users, workspaces
 from ...errors import Conflict, Denied
 from ...orm import ENDED, Allocation, Member, MemberStatus, Role, User, Workspace, WorkspaceKind, WorkspaceStatus
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, page
 
 
 class WorkspaceShown(Shape):
