@@ -323,8 +323,7 @@ class Api(Handler):
             said = self._said_before(call, key)
             if said is not None:
                 return said.status, route.adds(call, said.body) if route.adds else said.body, ""
-        if route.changes and route.shows is not None:
-            check_unchanged(route, call, self.request.headers.get("If-Match"))
+        check_unchanged(route, call, self.request.headers.get("If-Match"))
         value = route.work(call)
         if isinstance(value, Later | Lines):
             return route.status, value, ""
@@ -358,7 +357,7 @@ def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
     if seen is None or route.shows is None:
         return
     shown = replace(route, answers=route.shown_as or route.answers)
-    now = tag_of(write(shown, route.shows(replace(call, locked=True))), route.volatile)
+    now = tag(shown, route.shows(replace(call, locked=True)))
     if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
         raise Changed
 
@@ -461,6 +460,11 @@ def write(route: Route, value: Any) -> str:
     else:
         plain = route.answers.model_validate(value, from_attributes=True).model_dump(mode="json")
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+
+
+def tag(route: Route, value: Any) -> str:
+    """The ETag of what a route answers with this."""
+    return tag_of(write(route, value), route.volatile)
 
 
 def tag_of(text: str, volatile: frozenset[str] = frozenset()) -> str:

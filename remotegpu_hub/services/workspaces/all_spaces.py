@@ -29,7 +29,6 @@ from .. import api, paging
 from ..api import Call, Needs, Route, call_of
 from ..pages import Bar, Page, View
 from . import spaces
-from .catalog_pages import at_once
 
 FILTERS: Final = ("search", "kind", "status")
 FIELDS: Final = ("name", "display_name", "owner", "kind", "hub_group", "time_zone")
@@ -168,7 +167,7 @@ class NewSpace(Page):
         given = {name: self.get_body_argument(name, "")[:300] for name in FIELDS}
         try:
             body = api.check(spaces.NewWorkspace, {name: value for name, value in given.items() if value})
-            made = await at_once(self.do(_ROUTES[spaces.create_workspace], {}, body))
+            made = await self.do(_ROUTES[spaces.create_workspace], {}, body)
         except RemoteGPUError as error:
             self.set_status(error.status)
             self._form(given, error)
