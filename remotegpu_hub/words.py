@@ -1,10 +1,11 @@
 """Words for people: sentences in the reader's language, and amounts, moments and refusals as people write them.
 
 The English sentence with its `{facts}` is the key; `locale/zh_CN.json` holds the Simplified Chinese. Nothing here
-knows who reads or where the words are shown; only `explain_html` knows that HTML exists, and it escapes everything.
+knows who reads or where the words are shown; only `explain_html` and `Voice` know that HTML exists, and all is escaped.
 """
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
@@ -16,6 +17,7 @@ from zoneinfo import ZoneInfo
 from babel import Locale
 from babel.dates import format_datetime
 from babel.numbers import format_currency, get_currency_precision, get_currency_symbol
+from markupsafe import Markup
 
 from . import units
 from .errors import Breach, BudgetExceeded, HostReason, NoCapacity, QuotaExceeded, RemoteGPUError, Unavailable
@@ -121,6 +123,28 @@ def explain_html(error: RemoteGPUError, language: str) -> str:
         + (f' <ul class="rg-why">{lines}</ul>' if lines else "")
         + (f' <span class="rg-next">{escape(advice)}</span>' if advice else "")
     )
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What every template says, in one language and currency."""
+
+    language: str
+    currency: str
+
+    def say(self, text: str, **facts: Any) -> str:
+        """A sentence as plain text, escaped where the template prints it."""
+        return translate(self.language, text, **facts)
+
+    def money(self, micros: int, *, short: bool = False) -> str:
+        return money(micros, self.currency, self.language, short=short)
+
+    def explain(self, error: RemoteGPUError) -> Markup:
+        return Markup(explain_html(error, self.language))
+
+    @property
+    def html_language(self) -> str:
+        return HTML_LANGUAGES[language(None, self.language)]
 
 
 def explanation(error: RemoteGPUError, language: str) -> tuple[str, list[str], str]:
