@@ -28,9 +28,6 @@ HTML_LANGUAGES: Final = {"en": "en", "zh": "zh-CN"}
 MOST_MONEY_DIGITS: Final = 4
 """Unit prices are small: 0.0125 an hour is told in full, a millionth is not."""
 
-MILLIS_OF_GPU_HOUR: Final = units.WHOLE_GPU * units.HOUR_SECONDS
-"""Limits and uses of `gpu_hours` are counted in milli-GPU-seconds."""
-
 TERMS: Final = frozenset({"what", "entity", "before", "after"})
 """Facts whose value is one of our own English terms, and is translated with the sentence."""
 
@@ -223,7 +220,7 @@ def bare(resource: str, value: int) -> str:
     if resource in ("memory", "storage"):
         return units.show_bytes(value)
     if resource == "gpu_hours":
-        tenths = value * 10 // MILLIS_OF_GPU_HOUR
+        tenths = value * 10 // units.GPU_HOUR
         return f"{tenths // 10}.{tenths % 10}".removesuffix(".0")
     return units.show_thousandths(value) if resource in ("gpus", "cpu") else str(value)
 
