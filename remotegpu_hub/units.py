@@ -28,6 +28,11 @@ GPU_HOUR: Final = WHOLE_GPU * HOUR_SECONDS
 """Limits and uses of `gpu_hours` are counted in milli-GPU-seconds."""
 
 
+def spell_limit(value: int | None) -> int | str | None:
+    """A limit as it is kept for people and told to programs: unlimited is the word."""
+    return "unlimited" if value is not None and value >= UNLIMITED else value
+
+
 def per_hour(resource: str) -> int:
     """How many quantity units one price unit spans: `gpu:*` is slot-seconds priced per slot-hour,
     `cpu` milli-core-seconds per core-hour, `memory` and `storage` byte-seconds per GiB-hour."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...domain import requests
 from ...domain.quotas import Level
-from ...units import GIB, GPU_HOUR, UNLIMITED, WHOLE_GPU, exact, read_exact
+from ...units import GIB, GPU_HOUR, UNLIMITED, WHOLE_GPU, exact, read_exact, spell_limit
 from ..pages import View
 
 NAMES = {
@@ -143,6 +143,6 @@ def _alone(view: View, name: str, value: int) -> str:
 
 def shape(limits: Mapping[str, int | None]) -> dict[str, Any]:
     """Limits as the API takes them."""
-    plain = {name: "unlimited" if value is not None and value >= UNLIMITED else value for name, value in limits.items()}
+    plain = {name: spell_limit(value) for name, value in limits.items()}
     models = {name.removeprefix("gpu:"): value for name, value in plain.items() if name.startswith("gpu:")}
     return {**{name: value for name, value in plain.items() if name in NAMES}, "models": models}

@@ -13,8 +13,6 @@ from ...domain.requests import MOST_CHARACTERS, read
 from ...errors import Denied, NotFound
 from ...orm import (
     QUOTA_RESOURCES,
-    Member,
-    MemberStatus,
     QuotaRequest,
     QuotaScope,
     RequestState,
@@ -149,12 +147,7 @@ def _find(call: Call) -> tuple[QuotaRequest, bool]:
 def _role(call: Call, request: QuotaRequest) -> Role | None:
     if call.caller.user is None or request.workspace_id is None:
         return None
-    return call.session.scalar(
-        select(Member.role).where(
-            Member.workspace_id == request.workspace_id, Member.user_id == call.caller.user.id,
-            Member.status == MemberStatus.ACTIVE,
-        )
-    )  # fmt: skip
+    return workspaces.role_of(call.session, workspace_id=request.workspace_id, user_id=call.caller.user.id)
 
 
 def _to_decide(call: Call) -> QuotaRequest:
