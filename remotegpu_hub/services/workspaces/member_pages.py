@@ -259,7 +259,7 @@ class MemberLimits(SpacePage):
     ) -> None:
         def work(call: Call, view: View) -> tuple[OneMember, bool]:
             found = one_member(replace(call, path={"workspace": name, "user": user}), view)
-            return found, bool(ranks(call))
+            return found, found.role in ranks(call)
 
         frame, view, (found, may_change) = await self.read(name, work)
         self.show_tab(

@@ -22,6 +22,7 @@ from ...orm import (
 from ..api import ROLES, Call, Needs, Route, Shape
 from ..paging import Paging, page
 from .limits import Amount, Limit
+from .spaces import check_may_limit
 
 Scope = Literal["user", "workspace", "member"]
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
@@ -153,6 +154,9 @@ def _role(call: Call, request: QuotaRequest) -> Role | None:
 def _to_decide(call: Call) -> QuotaRequest:
     found, may_decide = _find(call)
     if may_decide:
+        if found.workspace is not None and found.scope == QuotaScope.MEMBER:
+            asker = workspaces.role_of(call.session, workspace_id=found.workspace.id, user_id=found.asker_id)
+            check_may_limit(call, found.workspace, _role(call, found), asker)
         return found
     if found.scope == QuotaScope.MEMBER:
         raise Denied("An owner or admin of the workspace decides that.")

@@ -247,6 +247,12 @@ def check_rank(call: Call, wanted: Role | None, present: Member | None) -> None:
         raise Denied("Only an owner of {name} changes who is owner or admin of it.", name=call.space.name)
 
 
+def check_may_limit(call: Call, space: Workspace, own: Role | None, limited: Role | None) -> None:
+    """An admin of a workspace limits neither owners nor admins there, so neither themselves. Raises: Denied."""
+    if own == Role.ADMIN and limited in (Role.OWNER, Role.ADMIN) and not call.caller.hub_admin:
+        raise Denied("Only an owner of {name} sets limits of its owners and admins.", name=space.name)
+
+
 def _no_personal(call: Call) -> None:
     if call.space.kind == WorkspaceKind.PERSONAL:
         raise Conflict("A personal workspace is its user's own: it has no other members and no settings.")
