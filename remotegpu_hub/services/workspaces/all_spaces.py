@@ -146,6 +146,9 @@ class AllSpaces(Page):
 class ArchiveSpace(Page):
     """Close one for new starts; what cannot be is told on the list."""
 
+    async def get(self, name: str) -> None:
+        self.back("admin/spaces")
+
     async def post(self, name: str) -> None:
         try:
             await self.do(_ROUTES[spaces.archive_workspace], {"workspace": name})

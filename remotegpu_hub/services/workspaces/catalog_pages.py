@@ -65,7 +65,10 @@ NEW_FLAVOR: Final = replace(_ROUTES[catalogue.put_flavor], work=_put_new)
 class Catalog(Page):
     """Flavors and images."""
 
-    async def get(self) -> None:
+    async def get(self, name: str = "") -> None:
+        if name:
+            self.back("admin/catalog")
+            return
         await self.show_catalog()
 
     async def post(self, name: str) -> None:

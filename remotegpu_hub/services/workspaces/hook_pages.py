@@ -118,6 +118,9 @@ class Webhooks(Page):
 class ChangeWebhook(Page):
     """Test, pause, go on, change or remove one; send an event again."""
 
+    async def get(self, id: str, verb: str, delivery: str = "") -> None:
+        self.back(HERE)
+
     async def post(self, id: str, verb: str, delivery: str = "") -> None:
         path, told, body = {"id": id}, verb, None
         try:
