@@ -36,7 +36,7 @@ from remotegpu_hub.db import begin, open_engine, prepare_sqlite
 from remotegpu_hub.domain.audit import Actor
 from remotegpu_hub.orm import Allocation, AuditEntry, Environment, Flavor, Gpu, Host, Image, Quota, User, Workspace
 from remotegpu_hub.runtime import Runtime, Settings, utcnow
-from remotegpu_hub.services import api
+from remotegpu_hub.services import api, paging
 from remotegpu_hub.services.api import Call, Caller, Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from tests import postgres
@@ -221,7 +221,7 @@ def cursor_of(session: Session, case: Case) -> str | None:
     columns = (key,) if unique else (key, table.id)
     count = session.scalar(select(func.count()).select_from(table)) or 0
     row = session.execute(select(table).order_by(*columns).offset(count // 2).limit(1)).scalars().first()
-    return api._cursor(sort, [api._value(row, column) for column in columns]) if row is not None else None
+    return paging._cursor(sort, [paging._value(row, column) for column in columns]) if row is not None else None
 
 
 def plan_of(engine: Engine, session: Session, call: Call, case: Case) -> tuple[int, list[str]]:

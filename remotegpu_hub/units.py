@@ -24,6 +24,13 @@ UNLIMITED: Final = 2**63 - 1
 """An unlimited quota is written explicitly, as the largest value of the column, so that comparing just works."""
 
 HOUR_SECONDS: Final = 3600
+GPU_HOUR: Final = WHOLE_GPU * HOUR_SECONDS
+"""Limits and uses of `gpu_hours` are counted in milli-GPU-seconds."""
+
+
+def spell_limit(value: int | None) -> int | str | None:
+    """A limit as it is kept for people and told to programs: unlimited is the word."""
+    return "unlimited" if value is not None and value >= UNLIMITED else value
 
 
 def per_hour(resource: str) -> int:

@@ -1,10 +1,11 @@
 """Words for people: sentences in the reader's language, and amounts, moments and refusals as people write them.
 
 The English sentence with its `{facts}` is the key; `locale/zh_CN.json` holds the Simplified Chinese. Nothing here
-knows who reads or where the words are shown; only `explain_html` knows that HTML exists, and it escapes everything.
+knows who reads or where the words are shown; only `explain_html` and `Voice` know that HTML exists, and all is escaped.
 """
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
@@ -16,6 +17,7 @@ from zoneinfo import ZoneInfo
 from babel import Locale
 from babel.dates import format_datetime
 from babel.numbers import format_currency, get_currency_precision, get_currency_symbol
+from markupsafe import Markup
 
 from . import units
 from .errors import Breach, BudgetExceeded, HostReason, NoCapacity, QuotaExceeded, RemoteGPUError, Unavailable
@@ -25,9 +27,6 @@ LOCALES: Final = {"en": "en", "zh": "zh_CN"}
 HTML_LANGUAGES: Final = {"en": "en", "zh": "zh-CN"}
 MOST_MONEY_DIGITS: Final = 4
 """Unit prices are small: 0.0125 an hour is told in full, a millionth is not."""
-
-MILLIS_OF_GPU_HOUR: Final = units.WHOLE_GPU * units.HOUR_SECONDS
-"""Limits and uses of `gpu_hours` are counted in milli-GPU-seconds."""
 
 TERMS: Final = frozenset({"what", "entity", "before", "after"})
 """Facts whose value is one of our own English terms, and is translated with the sentence."""
@@ -123,6 +122,28 @@ def explain_html(error: RemoteGPUError, language: str) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Voice:
+    """What every template says, in one language and currency."""
+
+    language: str
+    currency: str
+
+    def say(self, text: str, **facts: Any) -> str:
+        """A sentence as plain text, escaped where the template prints it."""
+        return translate(self.language, text, **facts)
+
+    def money(self, micros: int, *, short: bool = False) -> str:
+        return money(micros, self.currency, self.language, short=short)
+
+    def explain(self, error: RemoteGPUError) -> Markup:
+        return Markup(explain_html(error, self.language))
+
+    @property
+    def html_language(self) -> str:
+        return HTML_LANGUAGES[language(None, self.language)]
+
+
 def explanation(error: RemoteGPUError, language: str) -> tuple[str, list[str], str]:
     """The three parts of an explanation: the sentence, the lines of why, and what to do next ('' when nothing)."""
     facts = {name: term(language, fact) if name in TERMS else fact for name, fact in error.facts.items()}
@@ -199,7 +220,7 @@ def bare(resource: str, value: int) -> str:
     if resource in ("memory", "storage"):
         return units.show_bytes(value)
     if resource == "gpu_hours":
-        tenths = value * 10 // MILLIS_OF_GPU_HOUR
+        tenths = value * 10 // units.GPU_HOUR
         return f"{tenths // 10}.{tenths % 10}".removesuffix(".0")
     return units.show_thousandths(value) if resource in ("gpus", "cpu") else str(value)
 

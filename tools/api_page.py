@@ -33,7 +33,7 @@ How an environment is started with a choice, and what the spawn page shows, is o
 - **Events**: `GET events` lists what happened in the last week of what the caller may see. With `Accept: text/event-stream` it goes on as a
   stream: `curl -N -H "Authorization: token $TOKEN" -H "Accept: text/event-stream" …/api/events`. Each `data:` is one item, `id:` its id; after a
   break go on with `Last-Event-ID` or `?after=`. A comment comes every 15 s, rights are read anew all the time, and the stream ends with the
-  token. At most 5 streams for each user, else 429. [Webhooks](admin-guide.md#webhooks) are for programs that do not listen.
+  token. At most 5 streams for each user, logs being read among them, else 429. [Webhooks](admin-guide.md#webhooks) are for programs that do not listen.
 - **Limits**: 120 requests at once and then 30 a second for each user, else 429 with `Retry-After`; a body of at most 1 MB, JSON only.
 - **Units**: money is integer millionths of the currency, GPUs and cores are thousandths, sizes bytes, times ISO 8601 in UTC.
 

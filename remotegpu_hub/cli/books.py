@@ -27,7 +27,7 @@ from ..orm import (
     User,
     Workspace,
 )
-from ..units import month_of
+from ..units import GPU_HOUR, month_of
 from .findings import Findings, ok, problem, some, warn
 
 SQLITE_USERS = 50
@@ -201,7 +201,7 @@ def check_months(session: Session) -> Findings:
         if difference:
             shown = words.money(abs(difference), currency, "en")
             if what == "gpu_time":
-                shown = f"{abs(difference) / 3_600_000:.2f} GPU hours"
+                shown = f"{abs(difference) / GPU_HOUR:.2f} GPU hours"
             more = "less" if difference > 0 else "more"
             yield problem("months", f"{zones[workspace_id][0]}: the months add up to {shown} {more} than its records.")
     shifted = {key[0] for key in months.keys() | kept.keys() if months[key] != kept[key] and not totals[key[0], key[3]]}

@@ -504,10 +504,3 @@ def of_user(session: Session, *, user: User) -> list[Environment]:
             .options(joinedload(Environment.workspace, innerjoin=True), joinedload(Environment.image, innerjoin=True))
         )
     )
-
-
-def all_live(session: Session) -> list[Environment]:
-    """Every environment that was not deleted, newest first."""
-    return list(
-        session.scalars(select(Environment).where(Environment.state != DELETED).order_by(Environment.id.desc()))
-    )

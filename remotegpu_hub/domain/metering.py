@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -220,8 +220,3 @@ def _add(session: Session, key: dict[str, Any], amount: int, gpu_time: int) -> N
             set_={"amount": MemberMonth.amount + amount, "gpu_time": MemberMonth.gpu_time + gpu_time},
         )
     )
-
-
-def forget_progress(session: Session, *, allocation_id: int) -> None:
-    """Let a run be metered again from its start; the ledger's keys keep it from being charged twice."""
-    session.execute(update(Allocation).where(Allocation.id == allocation_id).values(metered_until=None, metered=False))

@@ -16,11 +16,10 @@ from sqlalchemy.orm import Session
 
 from ..errors import Breach
 from ..orm import Allocation
+from ..units import GPU_HOUR
 
 AT_ONCE: Final = {"gpu_millis": "gpus", "cpu_millis": "cpu", "memory_bytes": "memory", "environments": "environments"}
 """Limits on what is held at once, and what a breach calls them."""
-GPU_HOUR: Final = 3_600_000
-"""Milli-GPU-seconds."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from ..orm import (
     Workspace,
     WorkspaceStatus,
 )
-from ..units import UNLIMITED, month_bounds, month_of
+from ..units import GPU_HOUR, UNLIMITED, month_bounds, month_of, spell_limit
 from .audit import Actor, record
 
 LEVELS = ("user", "workspace", "member")
@@ -329,7 +329,7 @@ def measure(
             model = wanted.gpu_model
             slots = level.slot_limits.get(model, UNLIMITED)
             laid.append((f"gpu:{model}", wanted.gpu_slots, level.held_slots[model], slots))
-            hours = level.limits["gpu_hours"] * 3_600_000
+            hours = level.limits["gpu_hours"] * GPU_HOUR
             laid.append(("gpu_hours", wanted.gpu_millis * 3600, level.gpu_time, hours))
         result += [Measured(scope, name, *facts) for facts in laid if facts[-1] < UNLIMITED]
     return result
@@ -425,9 +425,5 @@ def put(
 
 def describe(quota: Quota) -> dict[str, Any]:
     """The row as plain values, for audit and programs; unlimited is the word."""
-
-    def shown(value: int | None) -> int | str | None:
-        return "unlimited" if value == UNLIMITED else value
-
-    plain = {name: shown(getattr(quota, name)) for name in QUOTA_RESOURCES}
-    return {**plain, **{f"gpu:{row.model}": shown(row.slots) for row in quota.models}}
+    plain = {name: spell_limit(getattr(quota, name)) for name in QUOTA_RESOURCES}
+    return {**plain, **{f"gpu:{row.model}": spell_limit(row.slots) for row in quota.models}}

@@ -15,8 +15,6 @@ from sqlalchemy.orm import Session
 from ..errors import Conflict, Denied, Invalid, NotFound
 from ..orm import (
     QUOTA_RESOURCES,
-    Member,
-    MemberStatus,
     QuotaRequest,
     QuotaScope,
     RequestState,
@@ -26,8 +24,8 @@ from ..orm import (
     WorkspaceKind,
     WorkspaceStatus,
 )
-from ..units import UNLIMITED
-from . import quotas
+from ..units import UNLIMITED, spell_limit
+from . import quotas, workspaces
 from .audit import Actor, record
 from .quotas import Level
 
@@ -174,7 +172,7 @@ def limit(level: Level, name: str) -> int:
 
 def spell(limits: Limits) -> dict[str, Any]:
     """Limits as they are kept: unlimited is the word."""
-    return {name: "unlimited" if value >= UNLIMITED else value for name, value in limits.items()}
+    return {name: spell_limit(value) for name, value in limits.items()}
 
 
 def read(kept: Mapping[str, Any]) -> dict[str, int]:
@@ -217,7 +215,7 @@ def _check_may_ask(session: Session, scope: QuotaScope, asker: User, workspace: 
         raise Invalid("A quota of the scope {scope} names other owners.", scope=scope.value)
     if workspace is None:
         return
-    role = _role(session, asker, workspace)
+    role = workspaces.role_of(session, workspace_id=workspace.id, user_id=asker.id)
     if role is None:
         raise NotFound("The workspace")
     if workspace.status != WorkspaceStatus.ACTIVE:
@@ -228,14 +226,6 @@ def _check_may_ask(session: Session, scope: QuotaScope, asker: User, workspace: 
         raise Denied("You are a viewer of {name}. Ask its owner to make you a member.", name=workspace.name)
     if scope == QuotaScope.MEMBER and workspace.kind == WorkspaceKind.PERSONAL:
         raise Conflict("A personal workspace is its user's own: it has no other members and no settings.")
-
-
-def _role(session: Session, user: User, workspace: Workspace) -> Role | None:
-    return session.scalar(
-        select(Member.role).where(
-            Member.workspace_id == workspace.id, Member.user_id == user.id, Member.status == MemberStatus.ACTIVE
-        )
-    )
 
 
 def _hold(session: Session, request: QuotaRequest) -> None:
@@ -266,7 +256,8 @@ def _check_still_there(session: Session, request: QuotaRequest) -> None:
     session.refresh(space)
     if space.status != WorkspaceStatus.ACTIVE:
         raise Conflict("The workspace {name} is archived: nothing starts there any more.", name=space.name)
-    if request.scope == QuotaScope.MEMBER and _role(session, request.asker, space) is None:
+    role = workspaces.role_of(session, workspace_id=space.id, user_id=request.asker_id)
+    if request.scope == QuotaScope.MEMBER and role is None:
         raise Conflict("{user} is no member of {name} any more.", user=request.asker.name, name=space.name)
 
 

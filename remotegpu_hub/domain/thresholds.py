@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ..orm import Allocation, Budget, EventKind, Told, User, Workspace, WorkspaceKind
-from ..units import UNLIMITED, month_of
+from ..units import GPU_HOUR, UNLIMITED, month_of
 from . import budgets, events, quotas
 from .quotas import Level
 
@@ -92,7 +92,7 @@ def _of_level(level: Level, scope: str, workspace_id: int | None, user_id: int |
     used += [(f"gpu:{model}", level.held_slots.get(model, 0), slots) for model, slots in level.slot_limits.items()]
     hours = level.limits["gpu_hours"]
     if hours < UNLIMITED:
-        used.append(("gpu_hours", level.gpu_time, hours * 3_600_000))
+        used.append(("gpu_hours", level.gpu_time, hours * GPU_HOUR))
     whose = " ".join(str(one) for one in (scope, workspace_id, user_id) if one is not None)
     return [
         Reading(

@@ -340,6 +340,15 @@ def member_named(session: Session, *, workspace: Workspace, name: str) -> Member
     return member
 
 
+def role_of(session: Session, *, workspace_id: int, user_id: int) -> Role | None:
+    """The role of an active member; None of everybody else."""
+    return session.scalar(
+        select(Member.role).where(
+            Member.workspace_id == workspace_id, Member.user_id == user_id, Member.status == MemberStatus.ACTIVE
+        )
+    )
+
+
 def sights(session: Session, *, names: Collection[str]) -> dict[str, Sight]:
     """Whose events each of these hub users may see now, in two statements for all of them. Who is left out is gone."""
     people = users.currents(session, names=names)

@@ -37,7 +37,7 @@ CATEGORIES: Final = {"official": "official", "workspace": "workspace", "private"
 
 def render(offers: Offers, language: str, *, error: RemoteGPUError | None = None) -> str:
     """The inside of the spawn form, all of it escaped."""
-    view = View(offers, "zh" if language == "zh" else "en")
+    view = View("zh" if language == "zh" else "en", offers.currency, offers)
     template = _environment().get_template("form.html")
     return template.render(offers=offers, view=view, t=view.say, h=view.mark, bold=_bold, error=error)
 
@@ -69,23 +69,14 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class View:
+class View(words.Voice):
     """Offers in the words of one language."""
 
     offers: Offers
-    language: str
-
-    def say(self, text: str, **facts: Any) -> str:
-        """A sentence as plain text, escaped where the template prints it."""
-        return words.translate(self.language, text, **facts)
 
     def mark(self, text: str, **facts: Any) -> Markup:
         """A sentence whose facts may be markup; whatever is not is escaped."""
         return Markup(escape(words.sentence(self.language, text))).format(**facts)
-
-    @property
-    def html_language(self) -> str:
-        return words.HTML_LANGUAGES[words.language(None, self.language)]
 
     @property
     def many_images(self) -> int:
@@ -95,12 +86,6 @@ class View:
     def chosen_workspace(self) -> WorkspaceOffer | None:
         named = (one for one in self.offers.workspaces if one.name == self.offers.choice.workspace)
         return next(named, None)
-
-    def money(self, micros: int, *, short: bool = False) -> str:
-        return words.money(micros, self.offers.currency, self.language, short=short)
-
-    def explain(self, error: RemoteGPUError) -> Markup:
-        return Markup(words.explain_html(error, self.language))
 
     def because(self, error: RemoteGPUError) -> str:
         """A reason in one line: beside a choice there is no room for the whole explanation."""

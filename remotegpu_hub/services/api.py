@@ -1,35 +1,33 @@
 """REST by declaration: a route says what it needs, what it takes and what it answers; from that one declaration come
 the checks, the OpenAPI description and the tests of who may do what."""
 
-import base64
-import binascii
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jupyterhub.services.auth import HubOAuth
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import Select, literal, select, tuple_
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 from tornado.web import HTTPError
 
 from ..domain import idempotency, users, workspaces
 from ..domain.audit import Actor
 from ..errors import Changed, Conflict, Denied, Invalid, NotFound, TooMany
-from ..orm import Member, MemberStatus, Role, User, UTCDateTime, Workspace
+from ..orm import Member, MemberStatus, Role, User, Workspace
 from ..runtime import Runtime, utcnow
 from . import streams
 from .base import Handler, Request
+from .streams import Lines
 
 READ, WRITE, ADMIN = "custom:remotegpu:read", "custom:remotegpu:write", "custom:remotegpu:admin"
-MOST_A_PAGE: Final = 200
 BURST: Final = 120
 """Requests that a caller may make at once …"""
 PER_SECOND: Final = 30.0
@@ -43,13 +41,6 @@ class Shape(BaseModel):
     """What goes in or out; a name that is not declared is refused."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True, str_strip_whitespace=True)
-
-
-class Paging(Shape):
-    """Of every list. A cursor is what the page before gave as `next`."""
-
-    limit: int = Field(50, ge=1, le=MOST_A_PAGE, description="Items a page holds at most.")
-    cursor: str | None = Field(None, max_length=500, description="`next` of the page before.")
 
 
 class Nothing(Shape):
@@ -138,15 +129,6 @@ class Later:
     """What remains to be done once the transaction is over, such as asking the hub; its result is the answer."""
 
     act: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Text that comes line by line, perhaps for as long as somebody reads it."""
-
-    read: Callable[[], AsyncIterator[str]]
-    goes_on: bool = False
-    """More may come."""
 
 
 @dataclass(frozen=True)
@@ -268,11 +250,11 @@ class Api(Handler):
                 raise Conflict("Somebody else changed it at the same moment. Look again, then repeat it.") from error
         if isinstance(text, Lines):
 
-            async def goes_on() -> bool:
-                _status, again, _tag = await self.ask(work)
-                return bool(again.goes_on)
+            async def again() -> Lines:
+                _status, lines, _tag = await self.ask(work)
+                return cast(Lines, lines)
 
-            await streams.send(self, text.read(), goes_on=goes_on)
+            await streams.send(self, text, again=again)
             return
         if isinstance(text, Later):
             value = await text.act()
@@ -341,8 +323,7 @@ class Api(Handler):
             said = self._said_before(call, key)
             if said is not None:
                 return said.status, route.adds(call, said.body) if route.adds else said.body, ""
-        if route.changes and route.shows is not None:
-            check_unchanged(route, call, self.request.headers.get("If-Match"))
+        check_unchanged(route, call, self.request.headers.get("If-Match"))
         value = route.work(call)
         if isinstance(value, Later | Lines):
             return route.status, value, ""
@@ -376,7 +357,7 @@ def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
     if seen is None or route.shows is None:
         return
     shown = replace(route, answers=route.shown_as or route.answers)
-    now = tag_of(write(shown, route.shows(replace(call, locked=True))), route.volatile)
+    now = tag(shown, route.shows(replace(call, locked=True)))
     if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
         raise Changed
 
@@ -393,7 +374,7 @@ def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, s
     else:
         caller = Caller(model["name"], None, scopes, ADMIN in scopes or (READ in scopes and not route.changes))
         actor = f"service:{model['name']}"
-    if not _can_be_kept(dict(path)):
+    if not can_be_kept(dict(path)):
         raise NotFound("This")
     call = Call(
         session=session, runtime=asked.runtime, caller=caller, query=query, body=body, now=utcnow(), path=dict(path),
@@ -444,7 +425,7 @@ def _membership(call: Call) -> Member | None:
 
 def check(shape: type[BaseModel], given: Any) -> Any:
     """Raises: Invalid, with every place that is wrong and why."""
-    if not _can_be_kept(given):
+    if not can_be_kept(given):
         raise Invalid("Text holds characters that cannot be kept: NUL, or half of a pair.")
     try:
         return shape.model_validate(given)
@@ -457,13 +438,13 @@ def check(shape: type[BaseModel], given: Any) -> Any:
         raise Invalid("{at}: {says}.", at=first["at"], says=first["says"], problems=problems) from None
 
 
-def _can_be_kept(value: Any) -> bool:
+def can_be_kept(value: Any) -> bool:
     """Whether both databases can store every text in it: PostgreSQL takes no NUL, and neither half of a pair."""
     if isinstance(value, str):
         return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
     if isinstance(value, dict):
-        return all(_can_be_kept(one) for pair in value.items() for one in pair)
-    return all(map(_can_be_kept, value)) if isinstance(value, list) else True
+        return all(can_be_kept(one) for pair in value.items() for one in pair)
+    return all(map(can_be_kept, value)) if isinstance(value, list) else True
 
 
 def write(route: Route, value: Any) -> str:
@@ -481,79 +462,16 @@ def write(route: Route, value: Any) -> str:
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
+def tag(route: Route, value: Any) -> str:
+    """The ETag of what a route answers with this."""
+    return tag_of(write(route, value), route.volatile)
+
+
 def tag_of(text: str, volatile: frozenset[str] = frozenset()) -> str:
     """A strong ETag (RFC 9110) of an answer, of what in it does not change by itself."""
     if volatile:
         text = json.dumps({name: value for name, value in json.loads(text).items() if name not in volatile})
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-
-
-Sorts = Mapping[str, tuple[InstrumentedAttribute[Any], ...]]
-
-
-def page(
-    session: Session, query: Select[Any], paging: Paging, *, sorts: Sorts, sort: str, shown: Callable[[Any], Any]
-) -> tuple[list[Any], str | None]:
-    """One page of a list and the cursor of the next, by the values of the last row: however long the list is, a page
-    costs the same, and none is skipped or told twice while it changes. `sort` may begin with `-`.
-
-    Raises: Invalid for a cursor of another list or none at all.
-    """
-    columns = sorts[sort.removeprefix("-")]
-    down = sort.startswith("-")
-    if paging.cursor:
-        after = _read_cursor(paging.cursor, sort, columns)
-        known = [literal(value, column.type) for value, column in zip(after, columns, strict=True)]
-        here: Any = tuple_(*columns) if len(columns) > 1 else columns[0]
-        there: Any = tuple_(*known) if len(columns) > 1 else known[0]
-        query = query.where(here < there if down else here > there)
-    query = query.order_by(*(column.desc() if down else column for column in columns)).limit(paging.limit + 1)
-    rows = list(session.scalars(query))
-    following = None
-    if len(rows) > paging.limit:
-        rows.pop()
-        following = _cursor(sort, [_value(rows[-1], column) for column in columns])
-    return [shown(row) for row in rows], following
-
-
-def named(session: Session, kind: Any, ids: Iterable[int | None]) -> dict[int | None, Any]:
-    """The rows that a page's rows name by their ids, in one statement, or none where none is named."""
-    wanted = {one for one in ids if one is not None}
-    found = session.scalars(select(kind).where(kind.id.in_(wanted))) if wanted else ()
-    return {row.id: row for row in found}
-
-
-def _value(row: Any, column: InstrumentedAttribute[Any]) -> Any:
-    value = getattr(row, column.key)
-    return value.isoformat() if isinstance(value, datetime) else value
-
-
-def _cursor(sort: str, values: Sequence[Any]) -> str:
-    text = json.dumps([sort, *values], ensure_ascii=False, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str, sort: str, columns: Sequence[InstrumentedAttribute[Any]]) -> tuple[Any, ...]:
-    try:
-        given = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not isinstance(given, list) or given[0] != sort or len(given) != len(columns) + 1:
-            raise ValueError
-        return tuple(_as(column, value) for column, value in zip(columns, given[1:], strict=True))
-    except (ValueError, TypeError, IndexError, binascii.Error):
-        raise Invalid("This cursor is none of this list. Begin without one.") from None
-
-
-def _as(column: InstrumentedAttribute[Any], value: Any) -> Any:
-    if isinstance(column.type, UTCDateTime):
-        found = datetime.fromisoformat(value)
-        if found.tzinfo is None:
-            raise ValueError
-        return found
-    if not isinstance(value, column.type.python_type) or isinstance(value, bool) or not _can_be_kept(value):
-        raise ValueError
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError
-    return value
 
 
 def handlers(

@@ -24,7 +24,8 @@ ERRORS = {
 _STREAM = (
     "Server-sent events, where `Accept: text/event-stream` is sent: what happens from now on, or since the id in "
     "`Last-Event-ID` or `after`. `data` is one item of the list as JSON, `id` its id; a comment every 15 s shows that "
-    "the line is alive. At most 5 streams for each user. It ends when the token does; begin again with the last id."
+    "the line is alive. At most 5 streams for each user, logs being read among them. It ends when the token does; "
+    "begin again with the last id."
 )
 _PROBLEM = {
     "type": "object",

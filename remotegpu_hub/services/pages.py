@@ -38,20 +38,12 @@ def _templates() -> Environment:
 
 
 @dataclass(frozen=True)
-class View:
+class View(words.Voice):
     """What templates say and show, in one language."""
 
-    language: str
     currency: str = "USD"
     time_zone: str = "UTC"
     """Of a reader without a script; a script shows the reader's own."""
-
-    def say(self, text: str, **facts: Any) -> str:
-        """A sentence as plain text, escaped where the template prints it."""
-        return words.translate(self.language, text, **facts)
-
-    def money(self, micros: int, *, short: bool = False) -> str:
-        return words.money(micros, self.currency, self.language, short=short)
 
     def quantity(self, resource: str, amount: int) -> str:
         return words.quantity(resource, amount, self.language)
@@ -70,13 +62,6 @@ class View:
     def stored(self, text: str) -> str:
         """A sentence that was kept with its facts in it."""
         return words.sentence(self.language, text)
-
-    def explain(self, error: RemoteGPUError) -> Markup:
-        return Markup(words.explain_html(error, self.language))
-
-    @property
-    def html_language(self) -> str:
-        return words.HTML_LANGUAGES[words.language(None, self.language)]
 
 
 @dataclass(frozen=True)

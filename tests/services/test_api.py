@@ -47,7 +47,7 @@ from remotegpu_hub.orm import (
     Workspace,
     WorkspaceStatus,
 )
-from remotegpu_hub.services import api
+from remotegpu_hub.services import api, paging, streams
 from remotegpu_hub.services.api import Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from remotegpu_hub.units import MICROS, Money
@@ -521,7 +521,7 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
         "audit?cursor=x", "audit?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
         "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
-        f"audit?sort=-id&cursor={api._cursor('-id', [2**70])}",
+        f"audit?sort=-id&cursor={paging._cursor('-id', [2**70])}",
     ],
 )  # fmt: skip
 def test_a_bad_query_is_a_clear_400(desk: Desk, path: str):
@@ -600,21 +600,34 @@ def test_an_environment_is_made_once_however_often_it_is_asked_for_and_its_log_i
             desk.hub.stop_server("carol", server)
             assert not any("loss 0.25 损失" in line for line in lines), "it ends with the run"
         assert "loss 0.25 损失" in desk.ask("owner", "GET", f"{path}?run={run.id}&tail=3").text
+        with printed.open("a") as file:
+            file.writelines(f"{'x' * 8000}\n" for _ in range(2400))
+        headers = {"Authorization": f"token {desk.tokens['owner']}"}
+        with desk.client.stream("GET", f"{path}?run={run.id}&tail=2400", headers=headers) as slow:
+            time.sleep(streams.RIGHTS_SECONDS + 2)
+            assert len(slow.read().splitlines()) == 2400, "who reads slowly gets all of it"
         assert desk.ask("owner", "GET", f"{path}?run=1").status_code in (200, 404)
     finally:
         desk.hub.stop_server("carol", server)
         assert desk.ask("member", "DELETE", f"environments/{found['id']}").is_success
 
 
-def test_a_stream_ends_when_its_reader_loses_the_right(desk: Desk):
+def test_a_stream_ends_when_its_reader_loses_the_right_or_the_token(desk: Desk):
     desk.hub.start_server("carol", {"workspace": "lab"}, server="watched")
     try:
         (one,) = desk.ask("member", "GET", "environments?search=watched&running=true").json()["items"]
-        headers = {"Authorization": f"token {desk.tokens['admin']}"}
-        with desk.client.stream("GET", f"environments/{one['id']}/logs?follow=true", headers=headers) as live:
+        path = f"environments/{one['id']}/logs?follow=true"
+        lost = desk.hub.api("POST", "users/alice/tokens", json={"note": "soon gone"}).json()
+        first, second = ({"Authorization": f"token {token}"} for token in (desk.tokens["admin"], lost["token"]))
+        with (
+            desk.client.stream("GET", path, headers=first) as by_right,
+            desk.client.stream("GET", path, headers=second) as by_token,
+        ):
             put_members(desk.hub, bob="viewer")
-            for _line in live.iter_lines():
-                pass
+            assert desk.hub.api("DELETE", f"users/alice/tokens/{lost['id']}").is_success
+            for live in (by_right, by_token):
+                for _line in live.iter_lines():
+                    pass
         assert desk.ask("admin", "GET", f"environments/{one['id']}/logs").status_code == 403
     finally:
         put_members(desk.hub)

@@ -32,9 +32,9 @@ async def test_a_hundred_listeners_cost_one_reader_and_a_slow_one_is_let_go(engi
     event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
     await asyncio.sleep(1.2)
     assert asked == [], "nobody listens, nobody looks"
-    ears = [Listener(f"service:{number}", None, Sight(everything=True), None) for number in range(99)]
-    deaf = Listener("service:deaf", None, Sight(), None)
-    gone = Listener("user:gone", "gone", Sight(everything=True), None)
+    ears = [Listener(None, Sight(everything=True), None) for _ in range(99)]
+    deaf = Listener(None, Sight(), None)
+    gone = Listener("gone", Sight(everything=True), None)
     for one in (*ears, deaf, gone):
         await feed.join(runtime, one)
     assert {one.begins for one in ears} == {3}

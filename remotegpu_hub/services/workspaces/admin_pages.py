@@ -254,6 +254,9 @@ class GpuMap(Page):
 class ChangeMachine(Page):
     """Take a host or a GPU out for repair and back, or stop what holds a GPU."""
 
+    async def get(self, kind: str, name: str, verb: str) -> None:
+        self.back("gpus")
+
     async def post(self, kind: str, name: str, verb: str) -> None:
         try:
             grace = GRACES.get(self.get_body_argument("grace", ""))

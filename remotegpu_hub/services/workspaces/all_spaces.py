@@ -25,11 +25,10 @@ from ...orm import (
     WorkspaceKind,
     WorkspaceStatus,
 )
-from .. import api
+from .. import api, paging
 from ..api import Call, Needs, Route, call_of
 from ..pages import Bar, Page, View
 from . import spaces
-from .catalog_pages import at_once
 
 FILTERS: Final = ("search", "kind", "status")
 FIELDS: Final = ("name", "display_name", "owner", "kind", "hub_group", "time_zone")
@@ -61,7 +60,7 @@ def list_rows(call: Call) -> Any:
         query = query.where(Workspace.kind == asked.kind)
     if asked.status is not None:
         query = query.where(Workspace.status == asked.status)
-    found, following = api.page(
+    found, following = paging.page(
         call.session, query, asked, sorts={"name": (Workspace.name,)}, sort="name", shown=lambda one: one
     )
     return read_rows(call.session, view, found, now=call.now), following
@@ -147,6 +146,9 @@ class AllSpaces(Page):
 class ArchiveSpace(Page):
     """Close one for new starts; what cannot be is told on the list."""
 
+    async def get(self, name: str) -> None:
+        self.back("admin/spaces")
+
     async def post(self, name: str) -> None:
         try:
             await self.do(_ROUTES[spaces.archive_workspace], {"workspace": name})
@@ -168,7 +170,7 @@ class NewSpace(Page):
         given = {name: self.get_body_argument(name, "")[:300] for name in FIELDS}
         try:
             body = api.check(spaces.NewWorkspace, {name: value for name, value in given.items() if value})
-            made = await at_once(self.do(_ROUTES[spaces.create_workspace], {}, body))
+            made = await self.do(_ROUTES[spaces.create_workspace], {}, body)
         except RemoteGPUError as error:
             self.set_status(error.status)
             self._form(given, error)

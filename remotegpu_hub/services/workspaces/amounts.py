@@ -6,7 +6,7 @@ from typing import Any
 
 from ...domain import requests
 from ...domain.quotas import Level
-from ...units import GIB, HOUR_SECONDS, UNLIMITED, WHOLE_GPU, exact, read_exact
+from ...units import GIB, GPU_HOUR, UNLIMITED, WHOLE_GPU, exact, read_exact, spell_limit
 from ..pages import View
 
 NAMES = {
@@ -64,13 +64,13 @@ def words(view: View, name: str, value: int) -> str:
     if value >= UNLIMITED:
         return view.say("unlimited")
     resource = NAMES.get(name, (name, 1))[0]
-    return view.quantity(resource, value * HOUR_SECONDS * WHOLE_GPU if name == "gpu_hours" else value)
+    return view.quantity(resource, value * GPU_HOUR if name == "gpu_hours" else value)
 
 
 def held(level: Level, name: str) -> int:
     """What of a limit is held, or used this month, in the limit's own unit; a part of an hour counts as none."""
     if name == "gpu_hours":
-        return level.gpu_time // (HOUR_SECONDS * WHOLE_GPU)
+        return level.gpu_time // GPU_HOUR
     model = name.removeprefix("gpu:")
     return level.held_slots[model] if model != name else level.held[name]
 
@@ -143,6 +143,6 @@ def _alone(view: View, name: str, value: int) -> str:
 
 def shape(limits: Mapping[str, int | None]) -> dict[str, Any]:
     """Limits as the API takes them."""
-    plain = {name: "unlimited" if value is not None and value >= UNLIMITED else value for name, value in limits.items()}
+    plain = {name: spell_limit(value) for name, value in limits.items()}
     models = {name.removeprefix("gpu:"): value for name, value in plain.items() if name.startswith("gpu:")}
     return {**{name: value for name, value in plain.items() if name in NAMES}, "models": models}

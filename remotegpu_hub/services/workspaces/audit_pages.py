@@ -15,8 +15,9 @@ from ...errors import Invalid, RemoteGPUError
 from ...orm import AuditEntry
 from ...runtime import utcnow
 from .. import api
-from ..api import MOST_A_PAGE, Call, call_of
+from ..api import Call, call_of
 from ..pages import Page, View
+from ..paging import MOST_A_PAGE
 from . import entries, trail
 
 FILTERS: Final = ("actor", "action", "entity", "which", "since", "until")

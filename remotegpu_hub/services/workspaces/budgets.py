@@ -10,7 +10,8 @@ from ...domain import budgets, prices, workspaces
 from ...errors import NotFound
 from ...orm import Budget, BudgetAction, Workspace
 from ...units import Money
-from ..api import LARGEST, Call, Needs, Paging, Route, Shape, page
+from ..api import LARGEST, Call, Needs, Route, Shape
+from ..paging import Paging, page
 
 Micros = Annotated[StrictInt, Field(ge=0, le=LARGEST, description="Millionths of the currency.")]
 Percent = Annotated[StrictInt, Field(ge=0, le=100)]

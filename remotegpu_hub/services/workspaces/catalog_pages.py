@@ -1,21 +1,20 @@
 """The catalogue for admins of the hub: flavors with what an hour of each costs, and images with who may start them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ... import plain, words
 from ...domain import inventory, prices
-from ...errors import Changed, Conflict, Invalid, RemoteGPUError
+from ...errors import Conflict, Invalid, RemoteGPUError
 from ...orm import Flavor, ImageStatus, Workspace
 from ...units import GIB, parse_bytes, parse_cores, show_thousandths
 from .. import api
-from ..api import Call, Route, call_of
+from ..api import Call, Route, call_of, tag
 from ..pages import Page, View
 from . import catalogue, machines
 
@@ -54,38 +53,22 @@ def _per_hour(flavor: Flavor, in_force: dict[str, int]) -> int | None:
         return None
 
 
-async def change(page: Page, route: Route, path: dict[str, str], body: Any, seen: str, *, new: bool = False) -> Any:
-    """What the API's route does, for a reader who saw what has the ETag `seen`, or makes a `new` one. Raises: Changed,
-    Conflict when there is one already, and what the route raises."""
-
-    def work(session: Session) -> Any:
-        call = call_of(page, session, route, path, None, body)
-        if new and session.scalar(select(Flavor.id).where(Flavor.name == path["name"])):
-            raise Conflict("There is a flavor named {name} already.", name=path["name"])
-        if seen and route.shows is not None and seen != tag(route, route.shows(replace(call, locked=True))):
-            raise Changed
-        return route.work(call)
-
-    return await at_once(page.ask(work, read_only=False))
+def _put_new(call: Call) -> Any:
+    if call.session.scalar(select(Flavor.id).where(Flavor.name == call.path["name"])):
+        raise Conflict("There is a flavor named {name} already.", name=call.path["name"])
+    return catalogue.put_flavor(call)
 
 
-async def at_once(work: Awaitable[Any]) -> Any:
-    """What the work returns. Raises: Conflict where somebody else made the same at the same moment."""
-    try:
-        return await work
-    except IntegrityError as error:
-        raise Conflict("Somebody else changed it at the same moment. Look again, then repeat it.") from error
-
-
-def tag(route: Route, shown: Any) -> str:
-    """The ETag of what is edited; a form sends it back."""
-    return api.tag_of(api.write(route, shown))
+NEW_FLAVOR: Final = replace(_ROUTES[catalogue.put_flavor], work=_put_new)
 
 
 class Catalog(Page):
     """Flavors and images."""
 
-    async def get(self) -> None:
+    async def get(self, name: str = "") -> None:
+        if name:
+            self.back("admin/catalog")
+            return
         await self.show_catalog()
 
     async def post(self, name: str) -> None:
@@ -137,9 +120,9 @@ class EditFlavor(Page):
         given = {field: self.get_body_argument(field, "").strip()[:300] for field in FLAVOR_FIELDS}
         try:
             body = api.check(catalogue.FlavorPut, _as_flavor(given))
-            path = {"name": name or given["name"]}
-            seen = self.get_body_argument("seen", "")
-            await change(self, _ROUTES[catalogue.put_flavor], path, body, seen, new=not name)
+            route = _ROUTES[catalogue.put_flavor] if name else NEW_FLAVOR
+            seen = self.get_body_argument("seen", "") or None
+            await self.do(route, {"name": name or given["name"]}, body, seen=seen)
         except RemoteGPUError as error:
             self.set_status(error.status)
             await self._form(name, given, error)
@@ -211,7 +194,8 @@ class EditImage(Page):
             given["workspace"] = ""
         try:
             body = api.check(catalogue.ImageEdit, {name: value for name, value in given.items() if value})
-            await change(self, _ROUTES[catalogue.edit_image], {"id": id}, body, self.get_body_argument("seen", ""))
+            seen = self.get_body_argument("seen", "") or None
+            await self.do(_ROUTES[catalogue.edit_image], {"id": id}, body, seen=seen)
         except RemoteGPUError as error:
             self.set_status(error.status)
             await self._form(id, given, error)

@@ -152,10 +152,6 @@ def _shares(within: Iterable[Start], refused: Iterable[Refusal], name: str) -> l
     ]
 
 
-def _named(shares: list[tuple[int, int, int]], names: dict[int, str]) -> list[dict[str, Any]]:
-    return [{"name": names.get(key, ""), "starts": starts, "refused": refused} for key, starts, refused in shares]
-
-
 class _Names:
     """What the ids of a result are called."""
 

@@ -3,7 +3,6 @@ only while somebody listens, and reads everybody's rights together with what is 
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,20 +12,19 @@ from typing import Any, Final, Literal
 from pydantic import Field
 from sqlalchemy import select
 from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError
 
 from ...db import begin
 from ...domain import events, workspaces
 from ...domain.events import Happened, Sight
-from ...errors import Crowded, Denied, Invalid, Unavailable
+from ...errors import Denied, Invalid, Unavailable
 from ...orm import Event, EventKind
 from ...runtime import Runtime
-from ..api import ADMIN, LARGEST, READ, Api, Call, Needs, Paging, Route, Shape, call_of, page
+from .. import streams
+from ..api import LARGEST, Api, Call, Needs, Route, Shape, call_of
 from ..base import log
+from ..paging import Paging, page
 from .runs import find
 
-MOST_STREAMS: Final = 5
-"""Of one user at once: a browser has six connections to a hub, and needs some for its pages."""
 MOST_WAITING: Final = 500
 """Events that wait for a listener who reads slowly; then the stream ends, and they may go on from where they were."""
 LOOK_SECONDS: Final = 1.0
@@ -92,12 +90,9 @@ def list_events_of_environment(call: Call) -> Any:
     return [found[row].plain for row in rows], following
 
 
-LIST = Route(
-    "GET", "events", "List what happened in the last week, or listen to it", Needs.SELF, list_events,
-    answers=EventShown, query=EventsAsked, listing=True, streams=True,
-)  # fmt: skip
 ROUTES = [
-    LIST,
+    Route("GET", "events", "List what happened in the last week, or listen to it", Needs.SELF, list_events,
+          answers=EventShown, query=EventsAsked, listing=True, streams=True),
     Route("GET", "environments/{id}/events", "List what happened to it in the last week, newest first", Needs.SELF,
           list_events_of_environment, answers=EventShown, query=Paging, listing=True),
 ]  # fmt: skip
@@ -107,7 +102,6 @@ ROUTES = [
 class Listener:
     """One open stream."""
 
-    who: str
     user: str | None
     """Whose rights count; None: a service, which may see all while its token is good."""
     sight: Sight
@@ -147,33 +141,22 @@ class Feed:
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
-        self._counts: Counter[str] = Counter()
         self._last = 0
         self._turn = asyncio.Lock()
         self._somebody = asyncio.Event()
 
     async def join(self, runtime: Runtime, listener: Listener) -> None:
-        """From now on it is told what is new. Raises: Crowded."""
-        if self._counts[listener.who] >= MOST_STREAMS:
-            raise Crowded(count=MOST_STREAMS, after_seconds=10)
-        self._counts[listener.who] += 1
-        try:
-            async with self._turn:
-                if not self._listeners:
-                    self._last = await asyncio.to_thread(_newest, runtime)
-                listener.begins = self._last
-                self._listeners.add(listener)
-                self._somebody.set()
-        except BaseException:
-            self._counts[listener.who] -= 1
-            raise
+        """From now on it is told what is new."""
+        async with self._turn:
+            if not self._listeners:
+                self._last = await asyncio.to_thread(_newest, runtime)
+            listener.begins = self._last
+            self._listeners.add(listener)
+            self._somebody.set()
 
     def leave(self, listener: Listener) -> None:
         """Forget a listener who joined."""
         self._listeners.discard(listener)
-        self._counts[listener.who] -= 1
-        if not self._counts[listener.who]:
-            del self._counts[listener.who]
         if not self._listeners:
             self._somebody.clear()
 
@@ -242,14 +225,12 @@ class Stream(Api):
         route = self.admit()
         asked: EventsAsked = self.asked(route)
         after = self._after(asked)
-        model = self.current_user
-        token = self.hub_auth.get_token(self)
+        with streams.place(self):
+            sight = await self.ask(lambda session: sight_of(call_of(self, session, route, path, asked, None)))
+            user = self.current_user["name"] if self.current_user.get("kind") == "user" else None
+            await self._stream(Listener(user, sight, asked.kind.value if asked.kind else None, asked.mine), after)
 
-        sight = await self.ask(lambda session: sight_of(call_of(self, session, route, path, asked, None)))
-        of_user = model["name"] if model.get("kind") == "user" else None
-        listener = Listener(
-            f"{model.get('kind')}:{model['name']}", of_user, sight, asked.kind.value if asked.kind else None, asked.mine
-        )
+    async def _stream(self, listener: Listener, after: int | None) -> None:
         await self.feed.join(self.runtime, listener)
         self.listener = listener
         try:
@@ -258,7 +239,7 @@ class Stream(Api):
             await self._send("retry: 3000\n\n")
             if after is not None:
                 await self._catch_up(listener, after)
-            await self._follow(listener, token)
+            await self._follow(listener)
         except StreamClosedError:
             return
         except TimeoutError:
@@ -289,7 +270,7 @@ class Stream(Api):
                 return
             after = found[-1].id
 
-    async def _follow(self, listener: Listener, token: str) -> None:
+    async def _follow(self, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
         token_until = loop.time() + TOKEN_SECONDS
         beat_at = loop.time() + BEAT_SECONDS
@@ -300,25 +281,12 @@ class Stream(Api):
             if listener.ended:
                 return
             if loop.time() >= token_until:
-                if not await self._still_good(token):
+                if not await streams.token_holds(self):
                     return
                 token_until = loop.time() + TOKEN_SECONDS
             if news or loop.time() >= beat_at:
                 await self._send("".join(map(_frame, news)) or ": still here\n\n")
                 beat_at = loop.time() + BEAT_SECONDS
-
-    async def _still_good(self, token: str) -> bool:
-        """Whether the hub still takes the token for what it was. A hub that does not answer revokes nothing."""
-        try:
-            model = await self.hub_auth.user_for_token(
-                token, session_id=self.hub_auth.get_session_id(self), sync=False
-            )  # fmt: skip
-        except HTTPError:
-            return True
-        if model is None or model["name"] != self.current_user["name"]:
-            return False
-        scopes = set(model.get("scopes", ()))
-        return bool(scopes & LIST.scopes) and (model.get("kind") == "user" or bool(scopes & {READ, ADMIN}))
 
     async def _send(self, text: str) -> None:
         if text:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ...domain import billing, budgets, quotas
 from ...orm import QUOTA_RESOURCES
-from ...units import HOUR_SECONDS, UNLIMITED
+from ...units import GPU_HOUR, UNLIMITED
 from ..api import ADMIN, READ, WRITE, Call, Needs, Route, Shape
 from .spaces import WorkspaceListed, listed
 
@@ -61,7 +61,7 @@ def _limits(call: Call) -> list[dict[str, Any]]:
     )["workspace"]  # fmt: skip
     amounts = {SHOWN.get(name, name): (level.held[name], level.limits[name]) for name in QUOTA_RESOURCES}
     hours = level.limits["gpu_hours"]
-    amounts["gpu_hours"] = (level.gpu_time, hours if hours == UNLIMITED else hours * 1000 * HOUR_SECONDS)
+    amounts["gpu_hours"] = (level.gpu_time, hours if hours == UNLIMITED else hours * GPU_HOUR)
     amounts |= {f"gpu:{model}": (level.held_slots[model], slots) for model, slots in sorted(level.slot_limits.items())}
     return [
         {"resource": name, "held": held, "limit": None if limit == UNLIMITED else limit}

@@ -9,8 +9,9 @@ from ...domain import webhooks as street
 from ...errors import Invalid, RemoteGPUError
 from ...orm import Delivery, DeliveryState, Webhook
 from ...runtime import utcnow
-from ..api import Call, Needs, Paging, Route, call_of, check
+from ..api import Call, Needs, Route, call_of, check
 from ..pages import Page, View
+from ..paging import Paging
 from . import webhooks
 
 HERE = "admin/webhooks"
@@ -116,6 +117,9 @@ class Webhooks(Page):
 
 class ChangeWebhook(Page):
     """Test, pause, go on, change or remove one; send an event again."""
+
+    async def get(self, id: str, verb: str, delivery: str = "") -> None:
+        self.back(HERE)
 
     async def post(self, id: str, verb: str, delivery: str = "") -> None:
         path, told, body = {"id": id}, verb, None

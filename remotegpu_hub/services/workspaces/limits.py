@@ -11,7 +11,9 @@ from ...domain import quotas, users, workspaces
 from ...errors import NotFound
 from ...orm import QUOTA_RESOURCES, Quota, QuotaScope, User, Workspace
 from ...units import UNLIMITED
-from ..api import Call, Needs, Paging, Route, Shape, named, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, named, page
+from .spaces import check_may_limit
 
 Amount = Annotated[StrictInt, Field(ge=0, lt=UNLIMITED)]
 Limit = Amount | Literal["unlimited"] | None
@@ -136,6 +138,8 @@ def read_member_quota(call: Call) -> Any:
 
 
 def edit_member_quota(call: Call) -> Any:
+    member = workspaces.member_named(call.session, workspace=call.space, name=call.path["user"])
+    check_may_limit(call, call.space, call.role, member.role)
     return _Of(call, QuotaScope.MEMBER).edit()
 
 

@@ -23,7 +23,8 @@ from ...orm import (
     User,
     Workspace,
 )
-from ..api import Call, Needs, Paging, Route, Shape, named, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, named, page
 from . import runs
 
 

@@ -11,11 +11,11 @@ from ...domain import invitations as street
 from ...errors import Invalid, NotFound, RemoteGPUError
 from ...orm import QUOTA_RESOURCES, MemberStatus, Role, User
 from ...units import GIB, show_thousandths
-from ..api import Call, check
+from ..api import Call, check, tag
 from ..pages import Bar, View
 from . import invitations, limits, spaces
 from .pages import _bars as bars_of
-from .space_frame import NAME, SpacePage, named, route_of, running_of, seen
+from .space_frame import NAME, SpacePage, named, route_of, running_of
 
 A_PAGE = 50
 PUT = route_of(spaces.put_member)
@@ -70,7 +70,7 @@ def people(call: Call, view: View, asked: dict[str, str]) -> People:
         gpus = sum(millis for _, millis in runs)
         rows.append(
             Person(
-                one["user"], one["role"], one["status"], one["from_group"], seen(PUT, one), len(runs),
+                one["user"], one["role"], one["status"], one["from_group"], tag(PUT, one), len(runs),
                 view.quantity("gpus", gpus) if gpus else "", named(view, [name for name, _ in runs]),
                 one["role"] in roles,
             )
@@ -243,7 +243,7 @@ def one_member(call: Call, view: View) -> OneMember:
         over=any(level.held[name] > level.limits[name] for name in QUOTA_RESOURCES if name != "gpu_hours")
         or any(level.held_slots[model] > slots for model, slots in level.slot_limits.items()),
         fields=fields,
-        tag=seen(LIMITS_EDIT, quota),
+        tag=tag(LIMITS_EDIT, quota),
         runs=named(view, [name for name, _ in runs]),
     )
 
@@ -259,7 +259,7 @@ class MemberLimits(SpacePage):
     ) -> None:
         def work(call: Call, view: View) -> tuple[OneMember, bool]:
             found = one_member(replace(call, path={"workspace": name, "user": user}), view)
-            return found, bool(ranks(call))
+            return found, found.role in ranks(call)
 
         frame, view, (found, may_change) = await self.read(name, work)
         self.show_tab(

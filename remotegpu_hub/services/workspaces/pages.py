@@ -27,7 +27,7 @@ from ...orm import (
     Workspace,
 )
 from ...runtime import utcnow
-from ...units import month_of
+from ...units import GPU_HOUR, month_of
 from ..api import Route
 from ..pages import Bar, Page, View, bar, slug
 from . import keys as key_routes
@@ -85,7 +85,7 @@ def mine(session: Session, view: View, *, user: User, login: str, now: datetime)
         this_month=int(written or 0) + sum(part.amount for part in parts),
         gpus=bar(view, view.say("Your GPUs"), "gpus", level.held["gpu_millis"], level.limits["gpu_millis"]),
         gpu_hours=bar(
-            view, view.say("GPU hours this month"), "gpu_hours", level.gpu_time, level.limits["gpu_hours"] * 3_600_000
+            view, view.say("GPU hours this month"), "gpu_hours", level.gpu_time, level.limits["gpu_hours"] * GPU_HOUR
         ),
         currency=currency,
         invited=[one.workspace.display_name for one in invitations.open_of(session, user=user, now=now)],
@@ -217,7 +217,7 @@ def _bars(view: View, level: Any, *, only_limited: bool = False) -> list[Bar]:
         bar(view, label, resource, level.held[name], level.limits[name])
         for name, (resource, label) in named.items()
     ]  # fmt: skip
-    hours = level.limits["gpu_hours"] * 3_600_000
+    hours = level.limits["gpu_hours"] * GPU_HOUR
     bars.append(bar(view, view.say("GPU hours this month"), "gpu_hours", level.gpu_time, hours))
     for model, slots in sorted(level.slot_limits.items()):
         bars.append(bar(view, model, f"gpu:{model}", level.held_slots[model], slots))
@@ -227,7 +227,10 @@ def _bars(view: View, level: Any, *, only_limited: bool = False) -> list[Bar]:
 class MyKeys(Page):
     """The reader's SSH keys."""
 
-    async def get(self) -> None:
+    async def get(self, id: str | None = None) -> None:
+        if id is not None:
+            self.back("keys")
+            return
         await self.render_keys()
 
     async def render_keys(self, error: RemoteGPUError | None = None, text: str = "") -> None:

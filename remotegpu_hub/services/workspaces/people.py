@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session, selectinload
 
 from ...domain import budgets, environments, quotas, users, workspaces
 from ...orm import ENDED, Allocation, Member, Role, User
-from ...units import UNLIMITED
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ...units import spell_limit
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, page
 from .limits import Limit
 from .runs import EnvironmentShown, shown_all
 
@@ -65,15 +66,13 @@ def _mine(call: Call, member: Member) -> dict[str, Any]:
         call.session, user_id=member.user_id, workspace_id=space.id, time_zone=space.time_zone, now=call.now
     )
     status = budgets.status_of(call.session, workspace=space, now=call.now)
-
-    def shown(value: int) -> int | str:
-        return "unlimited" if value >= UNLIMITED else value
-
     return {
         "name": space.name,
         "display_name": space.display_name,
         "role": member.role,
-        "limits": {level: {name: shown(value) for name, value in one.limits.items()} for level, one in levels.items()},
+        "limits": {
+            level: {name: spell_limit(value) for name, value in one.limits.items()} for level, one in levels.items()
+        },
         "held": {level: {name: one.held[name] for name in quotas.HELD_AT_ONCE} for level, one in levels.items()},
         "budget": {"amount": status.amount, "spent": status.spent, "month": status.month} if status else None,
     }

@@ -26,7 +26,7 @@ from ...orm import (
 )
 from ...runtime import utcnow
 from ...units import MICROS, UNLIMITED, exact, parse_money
-from ..api import Call, Needs, Route, call_of, check, tag_of, write
+from ..api import Call, Needs, Route, call_of, check, tag
 from ..pages import Page, View
 from . import amounts, budgets, limits
 from .amounts import Amount
@@ -218,7 +218,7 @@ class EditQuota(Page):
         shown = {
             QuotaScope.USER_DEFAULT: view.say("Every user"), QuotaScope.WORKSPACE_DEFAULT: view.say("Every workspace"),
         }.get(scope) or (_shown(call.space) if scope == QuotaScope.WORKSPACE else name)  # fmt: skip
-        return Form(found, tag_of(write(ROUTE[read], value)), shown)
+        return Form(found, tag(ROUTE[read], value), shown)
 
     def _again(self, view: View, one: Amount, own: int | None) -> Amount:
         """What was typed, and beside it what somebody else set meanwhile."""
@@ -288,7 +288,7 @@ class EditBudget(Page):
             currency = prices.currency(session)
             if session.get(Budget, call.space.id) is None:
                 return _shown(call.space), currency, "none", None
-            seen = tag_of(write(route, budgets.read_budget(call)), route.volatile)
+            seen = tag(route, budgets.read_budget(call))
             return _shown(call.space), currency, seen, _budget_line(session, call.space, currency)
 
         shown, currency, seen, line = await self.ask(work)

@@ -13,16 +13,16 @@ from ...domain.requests import MOST_CHARACTERS, read
 from ...errors import Denied, NotFound
 from ...orm import (
     QUOTA_RESOURCES,
-    Member,
-    MemberStatus,
     QuotaRequest,
     QuotaScope,
     RequestState,
     Role,
     Workspace,
 )
-from ..api import ROLES, Call, Needs, Paging, Route, Shape, page
+from ..api import ROLES, Call, Needs, Route, Shape
+from ..paging import Paging, page
 from .limits import Amount, Limit
+from .spaces import check_may_limit
 
 Scope = Literal["user", "workspace", "member"]
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
@@ -148,17 +148,15 @@ def _find(call: Call) -> tuple[QuotaRequest, bool]:
 def _role(call: Call, request: QuotaRequest) -> Role | None:
     if call.caller.user is None or request.workspace_id is None:
         return None
-    return call.session.scalar(
-        select(Member.role).where(
-            Member.workspace_id == request.workspace_id, Member.user_id == call.caller.user.id,
-            Member.status == MemberStatus.ACTIVE,
-        )
-    )  # fmt: skip
+    return workspaces.role_of(call.session, workspace_id=request.workspace_id, user_id=call.caller.user.id)
 
 
 def _to_decide(call: Call) -> QuotaRequest:
     found, may_decide = _find(call)
     if may_decide:
+        if found.workspace is not None and found.scope == QuotaScope.MEMBER:
+            asker = workspaces.role_of(call.session, workspace_id=found.workspace.id, user_id=found.asker_id)
+            check_may_limit(call, found.workspace, _role(call, found), asker)
         return found
     if found.scope == QuotaScope.MEMBER:
         raise Denied("An owner or admin of the workspace decides that.")

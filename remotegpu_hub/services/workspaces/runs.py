@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from ... import plain
 from ...clients.hub import HubClient
-from ...domain import allocations, environments, ports, prices, users
+from ...domain import allocations, environments, ports, prices, users, workspaces
 from ...errors import Conflict, Denied, NotFound
 from ...orm import (
     DELETED,
@@ -22,14 +22,12 @@ from ...orm import (
     Environment,
     EnvironmentState,
     GpuSlot,
-    Member,
-    MemberStatus,
     Role,
     User,
-    Workspace,
 )
-from ..api import ROLES, Call, Later, Needs, Paging, Route, Shape, page
+from ..api import ROLES, Call, Later, Needs, Route, Shape
 from ..base import hub_client
+from ..paging import Paging, page
 
 RESTART_SECONDS = 60
 """How long a restart waits for the stop: a pod takes some ten seconds."""
@@ -166,14 +164,7 @@ def find(call: Call, *, may: Needs) -> Environment:
         raise NotFound("The environment")
     if call.caller.hub_admin:
         return one
-    role = call.session.scalar(
-        select(Member.role)
-        .join(Workspace, Workspace.id == Member.workspace_id)
-        .where(
-            Member.workspace_id == one.workspace_id, Member.user_id == call.caller.person.id,
-            Member.status == MemberStatus.ACTIVE,
-        )
-    )  # fmt: skip
+    role = workspaces.role_of(call.session, workspace_id=one.workspace_id, user_id=call.caller.person.id)
     own = one.user_id == call.caller.person.id
     if role is None and not own:
         raise NotFound("The environment")

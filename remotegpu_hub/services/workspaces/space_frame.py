@@ -23,7 +23,7 @@ from ...orm import (
     WorkspaceStatus,
 )
 from ...runtime import utcnow
-from ..api import Call, Route, call_of, tag_of, write
+from ..api import Call, Route, call_of
 from ..pages import Page, View
 from . import invitations, limits, runs, spaces, usage
 
@@ -136,11 +136,6 @@ class SpacePage(Page):
     def onward(self, name: str, *parts: str, told: str = "", **query: str) -> None:
         """Answer a form: the page anew, by a GET, with one sentence on it."""
         self.redirect(self.address(self.path_of(name, *parts, told=told, **query)), status=303)
-
-
-def seen(route: Route, value: Any) -> str:
-    """The ETag of what a page shows, for the form that edits it."""
-    return tag_of(write(route, value))
 
 
 def named(view: View, names: Sequence[str]) -> str:

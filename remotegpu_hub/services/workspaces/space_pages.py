@@ -24,12 +24,12 @@ from ...orm import (
     WorkspaceKind,
     WorkspaceStatus,
 )
-from ..api import Call, call_of, check
+from ..api import Call, call_of, check, tag
 from ..pages import Bar, View, bar
 from . import invitations as invitation_routes
 from . import spaces
 from .pages import _bars as bars_of
-from .space_frame import NAME, SpacePage, named, route_of, running_of, seen
+from .space_frame import NAME, SpacePage, named, route_of, running_of
 
 A_PAGE = 20
 
@@ -230,12 +230,12 @@ async def show_settings(
 
     def work(call: Call, view: View) -> tuple[str, int]:
         holding = select(func.count()).where(Allocation.workspace_id == call.space.id, Allocation.state != ENDED)
-        return seen(edit, spaces.shown(call.space)), call.session.scalar(holding.where(~Allocation.metered)) or 0
+        return tag(edit, spaces.shown(call.space)), call.session.scalar(holding.where(~Allocation.metered)) or 0
 
-    frame, view, (tag, holding) = await page.read(name, work, edit)
+    frame, view, (seen, holding) = await page.read(name, work, edit)
     values = {"display_name": frame.display_name, "time_zone": frame.time_zone, **(typed or {})}
     page.show_tab(
-        "space_settings.html", "settings", frame, view, error, values=values, tag=tag, holding=holding,
+        "space_settings.html", "settings", frame, view, error, values=values, tag=seen, holding=holding,
         zones=sorted(available_timezones()),
     )  # fmt: skip
 

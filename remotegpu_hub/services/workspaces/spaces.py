@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session, selectinload
 from ...domain import users, workspaces
 from ...errors import Conflict, Denied
 from ...orm import ENDED, Allocation, Member, MemberStatus, Role, User, Workspace, WorkspaceKind, WorkspaceStatus
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, page
 
 
 class WorkspaceShown(Shape):
@@ -244,6 +245,12 @@ def check_rank(call: Call, wanted: Role | None, present: Member | None) -> None:
     high = (Role.OWNER, Role.ADMIN)
     if wanted in high or (present is not None and present.role in high):
         raise Denied("Only an owner of {name} changes who is owner or admin of it.", name=call.space.name)
+
+
+def check_may_limit(call: Call, space: Workspace, own: Role | None, limited: Role | None) -> None:
+    """An admin of a workspace limits neither owners nor admins there, so neither themselves. Raises: Denied."""
+    if own == Role.ADMIN and limited in (Role.OWNER, Role.ADMIN) and not call.caller.hub_admin:
+        raise Denied("Only an owner of {name} sets limits of its owners and admins.", name=space.name)
 
 
 def _no_personal(call: Call) -> None:

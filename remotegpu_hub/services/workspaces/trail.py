@@ -7,7 +7,8 @@ from pydantic import AwareDatetime, Field
 from sqlalchemy import select
 
 from ...orm import AuditEntry
-from ..api import LARGEST, Call, Needs, Paging, Route, Shape, page
+from ..api import LARGEST, Call, Needs, Route, Shape
+from ..paging import Paging, page
 
 
 class EntryShown(Shape):

@@ -10,7 +10,9 @@ from sqlalchemy.orm import contains_eager, selectinload
 from ...domain import ports
 from ...errors import NotFound
 from ...orm import Allocation, Environment, PortMapping, PortService
-from ..api import LARGEST, Call, Lines, Needs, Paging, Route, Shape, page
+from ..api import LARGEST, Call, Needs, Route, Shape
+from ..paging import Paging, page
+from ..streams import Lines
 from . import site
 from .runs import Way, find
 

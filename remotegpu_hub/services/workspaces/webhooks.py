@@ -16,7 +16,8 @@ from ...errors import Conflict
 from ...observed import Reply
 from ...orm import Delivery, DeliveryState, EventKind, Webhook
 from ...runtime import utcnow
-from ..api import Call, Later, Needs, Paging, Route, Shape, page
+from ..api import Call, Later, Needs, Route, Shape
+from ..paging import Paging, page
 
 Kinds = Annotated[list[EventKind], Field(min_length=1, max_length=len(EventKind))]
 Url = Annotated[str, Field(max_length=webhooks.MOST_URL, description="http or https, best https; no user in it.")]

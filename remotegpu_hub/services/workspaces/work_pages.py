@@ -12,7 +12,7 @@ from ...domain import billing, metering, prices
 from ...domain.billing import Days
 from ...errors import RemoteGPUError
 from ...orm import Allocation, Environment, EnvironmentState, Image
-from ...units import MICROS, month_of
+from ...units import GPU_HOUR, MICROS, month_of
 from ..api import ROLES, Call, Needs, check
 from ..pages import View
 from . import runs, usage
@@ -24,8 +24,6 @@ MOST_SERIES = 6
 """Members with a colour of their own; the rest are one series."""
 KEPT = ("search", "user", "running", "cursor")
 """Of the list of environments: what a form comes back to."""
-GPU_HOUR = 3_600_000
-"""Milli-GPU-seconds."""
 
 
 @dataclass(frozen=True)
