@@ -206,6 +206,7 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         shared_storage_class=options.shared_storage_class,
         ssh_user=options.ssh_user if kubernetes else "",
         webhook_pauses=[float(one) for one in options.webhook_retries],
+        proxies=[str(one) for one in given_in(c.JupyterHub, "trusted_downstream_ips", [])],
     )
 
 

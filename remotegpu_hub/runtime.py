@@ -83,6 +83,8 @@ class Settings:
     """From which the secrets of webhooks are made; the same after each restart."""
     webhook_pauses: list[float] = field(default_factory=lambda: list(RETRIES))
     """Seconds between the tries of a delivery."""
+    proxies: list[str] = field(default_factory=list)
+    """Addresses of proxies in front of the hub's own, which tell who was before them."""
     start_grace_seconds: int = 180
     """Start time-out, HTTP time-out and a minute: an older start that nobody waits for is a ghost."""
 

@@ -397,7 +397,7 @@ def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, s
         raise NotFound("This")
     call = Call(
         session=session, runtime=asked.runtime, caller=caller, query=query, body=body, now=utcnow(), path=dict(path),
-        actor=Actor(actor, request_id=asked.request_id, address=asked.request.remote_ip),
+        actor=Actor(actor, request_id=asked.request_id, address=asked.client_address),
     )  # fmt: skip
     return authorise(route, call)
 

@@ -23,7 +23,7 @@ from jupyterhub.utils import url_path_join
 from sqlalchemy.orm import Session
 from tornado.web import Application, HTTPError, RequestHandler
 
-from .. import words
+from .. import origin, words
 from ..clients import processes
 from ..clients.hub import HubClient
 from ..db import begin
@@ -79,6 +79,12 @@ class Request(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "same-origin")
         self.clear_header("Server")
+
+    @property
+    def client_address(self) -> str:
+        """Whom the hub's proxy speaks for: the audit keeps it."""
+        peer, forwarded = str(self.request.remote_ip), self.request.headers.get("X-Forwarded-For", "")
+        return origin.address_of(peer, forwarded, proxies=self.runtime.settings.proxies)
 
     async def know_caller(self) -> None:
         """Ask the hub whose token or cookie this is, without holding up other requests; `current_user` has it then."""

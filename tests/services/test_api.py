@@ -540,7 +540,17 @@ def test_what_was_changed_is_audited_under_the_requests_id(desk: Desk):
     wanted = select(AuditEntry).where(AuditEntry.request_id == answer.headers["X-Request-Id"])
     (entry,) = desk.hub.world.read(wanted)
     assert (entry.actor, entry.action) == ("bob", "workspace.update")
-    assert entry.address
+
+
+def test_the_audit_keeps_the_address_that_the_proxy_saw_and_not_what_the_client_wrote(desk: Desk):
+    forged = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.9"}
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=60) as elsewhere:
+        answer = elsewhere.patch(
+            f"{desk.client.base_url}workspaces/lab", json={"display_name": "from elsewhere"},
+            headers={"Authorization": f"token {desk.tokens['admin']}", **forged},
+        )  # fmt: skip
+    wanted = select(AuditEntry.address).where(AuditEntry.request_id == answer.headers["X-Request-Id"])
+    assert desk.hub.world.read(wanted) == ["127.0.0.2"]
 
 
 def test_an_environment_is_started_seen_stopped_by_an_admin_and_deleted(desk: Desk):
