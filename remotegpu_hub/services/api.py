@@ -8,13 +8,13 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from jupyterhub.services.auth import HubOAuth
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Select, literal, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -50,6 +50,17 @@ class Paging(Shape):
 
     limit: int = Field(50, ge=1, le=MOST_A_PAGE, description="Items a page holds at most.")
     cursor: str | None = Field(None, max_length=500, description="`next` of the page before.")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it is beyond the calendar") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""An instant that a caller gives, with its zone."""
 
 
 class Nothing(Shape):
@@ -458,12 +469,18 @@ def check(shape: type[BaseModel], given: Any) -> Any:
 
 
 def _can_be_kept(value: Any) -> bool:
-    """Whether both databases can store every text in it: PostgreSQL takes no NUL, and neither half of a pair."""
-    if isinstance(value, str):
-        return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
-    if isinstance(value, dict):
-        return all(_can_be_kept(one) for pair in value.items() for one in pair)
-    return all(map(_can_be_kept, value)) if isinstance(value, list) else True
+    """Whether both databases can store every text in it: PostgreSQL takes no NUL, and neither half of a pair. However
+    deep it is nested."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str) and ("\0" in one or any("\ud800" <= letter <= "\udfff" for letter in one)):
+            return False
+        if isinstance(one, dict):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            left += one
+    return True
 
 
 def write(route: Route, value: Any) -> str:
@@ -548,7 +565,7 @@ def _as(column: InstrumentedAttribute[Any], value: Any) -> Any:
         found = datetime.fromisoformat(value)
         if found.tzinfo is None:
             raise ValueError
-        return found
+        return _in_utc(found)
     if not isinstance(value, column.type.python_type) or isinstance(value, bool) or not _can_be_kept(value):
         raise ValueError
     if isinstance(value, int) and abs(value) > LARGEST:

@@ -498,6 +498,18 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("depth", [300, 600, 900])
+@pytest.mark.parametrize("around", ["[{}]", '{{"models": {}}}'], ids=["lists", "objects"])
+def test_a_body_however_deep_is_a_clear_400(desk: Desk, around: str, depth: int):
+    text = "1"
+    for _ in range(depth):
+        text = around.format(text)
+    answer = desk.ask(
+        "hub admin", "PATCH", "workspaces/lab/quota", content=text, headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid")
+
+
 @pytest.mark.parametrize("given", BAD.values(), ids=BAD.keys())
 def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[str, Any]):
     before = desk.ask("hub admin", "GET", "workspaces/lab/quota").json()
@@ -515,6 +527,9 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
         "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
         f"audit?sort=-id&cursor={api._cursor('-id', [2**70])}",
+        "audit?since=0001-01-01T00:00:00%2B14:00", "audit?until=9999-12-31T23:59:59-14:00",
+        f"audit?cursor={api._cursor('-at', ['0001-01-01T00:00:00+14:00', 1])}",
+        f"workspaces?sort=created_at&cursor={api._cursor('created_at', ['9999-12-31T23:59:59-14:00', 1])}",
     ],
 )  # fmt: skip
 def test_a_bad_query_is_a_clear_400(desk: Desk, path: str):

@@ -114,6 +114,18 @@ def test_everybody_hears_what_they_may_see_and_goes_on_where_they_were(hub: GpuH
     put_members(hub)
 
 
+@pytest.mark.parametrize(
+    "given", ["x", "-1", "１", "9" * 19, "9" * 5000], ids=["text", "minus", "wide", "long", "longer"]
+)
+def test_what_is_no_id_of_an_event_is_told(hub: GpuHub, given: str):
+    answer = httpx.get(
+        f"{hub.url}services/workspaces/api/events", timeout=30, trust_env=False,
+        headers=[("Authorization", f"token {hub.token_of('alice')}"), ("Accept", "text/event-stream"),
+                 ("Last-Event-ID", given.encode())],
+    )  # fmt: skip
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid")
+
+
 def remove(hub: GpuHub, name: str) -> None:
     answer = httpx.delete(
         f"{hub.url}services/workspaces/api/workspaces/lab/members/{name}", trust_env=False, timeout=30,

@@ -275,7 +275,7 @@ class Stream(Api):
         given = self.request.headers.get("Last-Event-ID")
         if given is None or given == "":
             return asked.after
-        if not given.isascii() or not given.isdigit() or int(given) > LARGEST:
+        if not given.isascii() or not given.isdigit() or len(given) > 19 or int(given) > LARGEST:
             raise Invalid("{value} is not the id of an event.", value=given[:100])
         return int(given)
 

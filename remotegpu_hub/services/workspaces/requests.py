@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
@@ -21,7 +21,7 @@ from ...orm import (
     Role,
     Workspace,
 )
-from ..api import ROLES, Call, Needs, Paging, Route, Shape, page
+from ..api import ROLES, Call, Moment, Needs, Paging, Route, Shape, page
 from .limits import Amount, Limit
 
 Scope = Literal["user", "workspace", "member"]
@@ -69,7 +69,7 @@ class NewRequest(Shape):
     workspace: str | None = Field(None, max_length=64)
     limits: Limits
     reason: Text = Field(min_length=1)
-    needed_until: AwareDatetime | None = Field(None, description="With its zone, such as 2026-12-31T00:00:00Z.")
+    needed_until: Moment | None = Field(None, description="With its zone, such as 2026-12-31T00:00:00Z.")
 
 
 class Approval(Shape):
