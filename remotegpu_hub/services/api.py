@@ -312,12 +312,16 @@ class Api(Handler):
 
     def asked(self, route: Route) -> Any:
         """The query, checked. Raises: Invalid."""
-        given: dict[str, Any] = {}
+        return check(route.query, self.given())
+
+    def given(self) -> dict[str, Any]:
+        """The query as it came. Raises: Invalid."""
+        found: dict[str, Any] = {}
         for name, values in self.request.query_arguments.items():
             if len(values) > 1:
                 raise Invalid("{name} is given more than once.", name=name)
-            given[name] = values[0].decode("utf-8", "replace")
-        return check(route.query, given)
+            found[name] = values[0].decode("utf-8", "replace")
+        return found
 
     def _body(self, route: Route) -> Any:
         raw = self.request.body

@@ -141,6 +141,7 @@ TABLE: dict[str, frozenset[str]] = {
     "dry_run_policy": HUB,
     "list_audit": HUB,
     "read_me": EVERYBODY,
+    "read_offers": EVERYBODY,
     "list_users": HUB,
     "read_user": HUB,
     "create_environment": frozenset({"owner", "admin", "member"}),
@@ -525,7 +526,7 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
         "workspaces?limit=0", "workspaces?limit=201", "workspaces?limit=x", "workspaces?sort=owner", "audit?limit=1&limit=2",
         "audit?cursor=x", "audit?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
-        "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
+        "workspaces?search=%00", "offers?server_name=%00", "offers?colour=red", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
         f"audit?sort=-id&cursor={api._cursor('-id', [2**70])}",
         "audit?since=0001-01-01T00:00:00%2B14:00", "audit?until=9999-12-31T23:59:59-14:00",
         f"audit?cursor={api._cursor('-at', ['0001-01-01T00:00:00+14:00', 1])}",
@@ -764,6 +765,12 @@ async def stop_due(hub: GpuHub) -> None:
     """As the service does each minute."""
     async with HubClient(hub.api_url, hub.token) as client:
         await workers.stop_due(hub.runtime, client.stop_server)
+
+
+def test_offers_take_options_as_links_to_the_spawn_page_spell_them(desk: Desk):
+    told = desk.ask("member", "GET", "offers?opt-workspace=lab&opt-gpus=many&ports=ssh&ports=odd&cpu=0.1&gpu_model=")
+    assert told.status_code == 200, told.text
+    assert (told.json()["choice"]["workspace"], told.json()["choice"]["cpu_millis"]) == ("lab", 100)
 
 
 def test_the_description_tells_of_every_route(desk: Desk):
