@@ -30,6 +30,8 @@ from .base import Handler, Request
 
 READ, WRITE, ADMIN = "custom:remotegpu:read", "custom:remotegpu:write", "custom:remotegpu:admin"
 MOST_A_PAGE: Final = 200
+MOST_CURSOR: Final = 4000
+"""Characters; the longest name of a row that a list is sorted by, in any script, has room."""
 BURST: Final = 120
 """Requests that a caller may make at once …"""
 PER_SECOND: Final = 30.0
@@ -49,7 +51,7 @@ class Paging(Shape):
     """Of every list. A cursor is what the page before gave as `next`."""
 
     limit: int = Field(50, ge=1, le=MOST_A_PAGE, description="Items a page holds at most.")
-    cursor: str | None = Field(None, max_length=500, description="`next` of the page before.")
+    cursor: str | None = Field(None, max_length=MOST_CURSOR, description="`next` of the page before.")
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -560,7 +562,7 @@ def _read_cursor(cursor: str, sort: str, columns: Sequence[InstrumentedAttribute
         if not isinstance(given, list) or given[0] != sort or len(given) != len(columns) + 1:
             raise ValueError
         return tuple(_as(column, value) for column, value in zip(columns, given[1:], strict=True))
-    except (ValueError, TypeError, IndexError, binascii.Error):
+    except (ValueError, TypeError, IndexError, RecursionError, binascii.Error):
         raise Invalid("This cursor is none of this list. Begin without one.") from None
 
 

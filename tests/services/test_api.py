@@ -1,5 +1,6 @@
 """The REST API behind a real hub: who may do what, and that nothing which is sent breaks it."""
 
+import base64
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -483,6 +484,23 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     assert len(set(told)) == len(told)
 
 
+@pytest.mark.parametrize("sort", ["reference", "-reference"])
+def test_a_list_takes_its_own_cursor_however_long_its_names_are(desk: Desk, sort: str):
+    names = [f"{'训' * 500}-{number}" for number in range(3)]
+    with begin(desk.hub.engine) as session:
+        for one in names:
+            catalog.put_image(session, reference=one, display_name="😀" * 100, actor=ADMIN, now=desk.hub.world.now)
+    try:
+        found = walk(lambda path: desk.ask("hub admin", "GET", path), f"images?limit=1&sort={sort}")
+        assert [one["reference"] for one in found if one["reference"] in names] == sorted(names, reverse=sort[0] == "-")
+        cursor = desk.ask("hub admin", "GET", "images?limit=1&sort=reference&search=训").json()["next"]
+        page = desk.hub.service("workspaces", f"admin/catalog?cursor={cursor}", token=desk.tokens["hub admin"])
+        assert names[1] in page.text
+    finally:
+        with begin(desk.hub.engine) as session:
+            session.execute(delete(Image).where(Image.reference.in_(names)))
+
+
 BAD = {
     "no JSON": {"content": b"{", "headers": {"Content-Type": "application/json"}},
     "nested": {"content": b"[" * 100_000, "headers": {"Content-Type": "application/json"}},
@@ -528,6 +546,7 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
         "workspaces?search=%00", "offers?server_name=%00", "offers?colour=red", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
         f"audit?sort=-id&cursor={api._cursor('-id', [2**70])}",
+        f"workspaces?cursor={base64.b64encode(b'[' * 2900).decode()}",
         "audit?since=0001-01-01T00:00:00%2B14:00", "audit?until=9999-12-31T23:59:59-14:00",
         f"audit?cursor={api._cursor('-at', ['0001-01-01T00:00:00+14:00', 1])}",
         f"workspaces?sort=created_at&cursor={api._cursor('created_at', ['9999-12-31T23:59:59-14:00', 1])}",

@@ -26,7 +26,7 @@ from ...orm import (
     WorkspaceStatus,
 )
 from .. import api
-from ..api import Call, Needs, Route, call_of
+from ..api import MOST_CURSOR, Call, Needs, Route, call_of
 from ..pages import Bar, Page, View
 from . import spaces
 from .catalog_pages import at_once
@@ -107,7 +107,7 @@ def _bar(view: View, spent: int, budget: Budget | None) -> Bar | None:
 async def show_rows(page: Page, error: RemoteGPUError | None = None) -> None:
     """Render the list, with what went wrong."""
     view = View(page.language, currency=page.runtime.settings.currency)
-    given = {name: page.get_query_argument(name, "")[:500].replace("\0", "") for name in (*FILTERS, "cursor")}
+    given = {name: page.get_query_argument(name, "")[:MOST_CURSOR].replace("\0", "") for name in (*FILTERS, "cursor")}
 
     def work(session: Session) -> tuple[list[Row], str | None]:
         call = call_of(page, session, LIST, {}, None, None)

@@ -15,7 +15,7 @@ from ...errors import Changed, Conflict, Invalid, RemoteGPUError
 from ...orm import Flavor, ImageStatus, Workspace
 from ...units import GIB, parse_bytes, parse_cores, show_thousandths
 from .. import api
-from ..api import Call, Route, call_of
+from ..api import MOST_CURSOR, Call, Route, call_of
 from ..pages import Page, View
 from . import catalogue, machines
 
@@ -100,7 +100,7 @@ class Catalog(Page):
 
     async def show_catalog(self, error: RemoteGPUError | None = None) -> None:
         view = View(self.language, currency=self.runtime.settings.currency)
-        given = {name: self.get_query_argument(name, "")[:500].replace("\0", "") for name in FILTERS}
+        given = {name: self.get_query_argument(name, "")[:MOST_CURSOR].replace("\0", "") for name in FILTERS}
 
         def work(session: Session) -> tuple[list[FlavorRow], list[Any], str | None, RemoteGPUError | None]:
             call = call_of(self, session, IMAGES, {}, None, None)

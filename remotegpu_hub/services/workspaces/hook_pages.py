@@ -9,7 +9,7 @@ from ...domain import webhooks as street
 from ...errors import Invalid, RemoteGPUError
 from ...orm import Delivery, DeliveryState, Webhook
 from ...runtime import utcnow
-from ..api import Call, Needs, Paging, Route, call_of, check
+from ..api import MOST_CURSOR, Call, Needs, Paging, Route, call_of, check
 from ..pages import Page, View
 from . import webhooks
 
@@ -74,7 +74,7 @@ async def show(
     view = View(page.language)
     query = {
         "focus": focus or page.get_query_argument("focus", "")[:20],
-        "cursor": page.get_query_argument("cursor", "")[:500],
+        "cursor": page.get_query_argument("cursor", "")[:MOST_CURSOR],
     }
     found = await page.ask(lambda session: SHOW.work(call_of(page, session, SHOW, {}, query, None)))
 
