@@ -605,8 +605,12 @@ def test_an_environment_is_started_seen_stopped_by_an_admin_and_deleted(desk: De
     desk.hub.until(lambda: "environment.stopped" in told()[:1], "its end is among its events")
     past = desk.ask("member", "GET", f"{path}/runs").json()["items"]
     assert [one["end_reason"] for one in past[:1]] == ["admin"]
-    assert desk.ask("member", "POST", f"{path}/restart").status_code in (202, 409)
+    restart = lambda: desk.ask("member", "POST", f"{path}/restart", headers={"Idempotency-Key": "again"})  # noqa: E731
+    desk.hub.until(lambda: restart().status_code == 202, "it is started again")
     desk.hub.until(lambda: desk.hub.model("carol", "carols").get("ready"), "it runs again")
+    run = desk.hub.run_of("carol", "carols")
+    assert restart().status_code == 202
+    assert desk.hub.run_of("carol", "carols").id == run.id, "asked for once, it is restarted once"
     desk.hub.stop_server("carol", "carols")
 
 
@@ -618,6 +622,8 @@ def test_an_environment_is_made_once_however_often_it_is_asked_for_and_its_log_i
     assert {answer.status_code for answer in answers} <= {202, 409}, [answer.text for answer in answers]
     made = make(0)
     assert made.status_code == 202, made.text
+    other = desk.ask("member", "POST", "environments", json={**body, "cpu": 0.4}, headers={"Idempotency-Key": "make-1"})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "conflict")
     server = made.json()["server_name"]
     try:
         desk.hub.until(lambda: desk.hub.model("carol", server).get("ready"), "it runs")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -250,6 +251,18 @@ def test_a_webhook_is_signed_tried_again_and_logged(hub: GpuHub, desk: Desk, rec
     assert (again.status_code, again.json()["state"]) == (202, "waiting")
     hub.until(lambda: len(receiver.got) == 5, "it came once more", 10)
     assert desk.client.post(f"webhooks/{made['id']}/deliveries/{test['id']}/again").status_code == 409
+
+
+def test_a_test_is_sent_once_under_its_key_and_the_key_is_of_this_request_alone(desk: Desk, receiver: Receiver):
+    path = f"webhooks/{desk.add(receiver.url, STARTED)['id']}/test"
+    test = lambda path=path: desk.client.post(path, headers={"Idempotency-Key": "k-test"})  # noqa: E731
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: test(), range(4)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert (test().status_code, test().json()["delivered"], len(receiver.got)) == (200, True, 1)
+    other = desk.add(receiver.url + "/other", STARTED)["id"]
+    assert test(f"webhooks/{other}/test").status_code == 409
+    assert len(receiver.got) == 1
 
 
 def test_a_killed_service_loses_nothing_and_a_dead_receiver_holds_nobody_up(
