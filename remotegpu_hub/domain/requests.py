@@ -108,9 +108,7 @@ def approve(
     if limits is not None:
         _check_limits(limits)
     answer = _text(answer, needed=False)
-    user = request.asker if request.scope != QuotaScope.WORKSPACE else None
-    quotas.keep_still(session, scope=request.scope, workspace=request.workspace, user=user)
-    _hold(session, request)
+    user = hold(session, request)
     _check_open(request, RequestState.APPROVED)
     _check_still_there(session, request)
     level = level_of(session, scope=request.scope, workspace=request.workspace, user=user, now=now)
@@ -236,6 +234,14 @@ def _role(session: Session, user: User, workspace: Workspace) -> Role | None:
             Member.workspace_id == workspace.id, Member.user_id == user.id, Member.status == MemberStatus.ACTIVE
         )
     )
+
+
+def hold(session: Session, request: QuotaRequest) -> User | None:
+    """Let nobody else decide it or change what it is about, until the transaction ends. Returns whose level it is."""
+    user = request.asker if request.scope != QuotaScope.WORKSPACE else None
+    quotas.keep_still(session, scope=request.scope, workspace=request.workspace, user=user)
+    _hold(session, request)
+    return user
 
 
 def _hold(session: Session, request: QuotaRequest) -> None:

@@ -9,7 +9,7 @@ from ...domain import webhooks as street
 from ...errors import Invalid, RemoteGPUError
 from ...orm import Delivery, DeliveryState, Webhook
 from ...runtime import utcnow
-from ..api import MOST_CURSOR, Call, Needs, Paging, Route, call_of, check
+from ..api import MOST_CURSOR, Call, Needs, Paging, Route, call_of, check, tag_of, write
 from ..pages import Page, View
 from . import webhooks
 
@@ -37,6 +37,8 @@ class Row:
     webhook: Webhook
     last: Delivery | None
     """The newest one that was tried."""
+    seen: str
+    """ETag of what is shown, for the form."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ def read_page(call: Call) -> Found:
     if focus is not None:
         given = {"limit": A_PAGE, **({"cursor": asked["cursor"]} if asked["cursor"] else {})}
         log, older = webhooks.log_of(call, focus, check(Paging, given))
-    return Found([Row(one, last.get(one.id)) for one in hooks], focus, log, older)
+    return Found([Row(one, last.get(one.id), tag_of(write(_EDIT, one))) for one in hooks], focus, log, older)
 
 
 SHOW = Route("GET", HERE, "The page of webhooks", Needs.HUB_ADMIN, read_page)
 _ROUTES = {route.work: route for route in webhooks.ROUTES}
+_EDIT = _ROUTES[webhooks.edit_webhook]
 
 
 async def show(
@@ -118,18 +121,19 @@ class ChangeWebhook(Page):
     """Test, pause, go on, change or remove one; send an event again."""
 
     async def post(self, id: str, verb: str, delivery: str = "") -> None:
-        path, told, body = {"id": id}, verb, None
+        path, told, body, seen = {"id": id}, verb, None, None
         try:
             if verb in ("pause", "resume"):
                 work, body = webhooks.edit_webhook, webhooks.WebhookEdit(active=verb == "resume")
             elif verb == "edit":
                 given = {"url": self.get_body_argument("url", ""), "kinds": self.get_body_arguments("kinds")}
                 work, body = webhooks.edit_webhook, check(webhooks.WebhookEdit, given)
+                seen = self.get_body_argument("seen", "")
             elif verb == "again":
                 work, path["delivery"] = webhooks.deliver_again, delivery
             else:
                 work = webhooks.test_webhook if verb == "test" else webhooks.remove_webhook
-            await self.do(_ROUTES[work], path, body)
+            await self.do(_ROUTES[work], path, body, seen=seen)
         except RemoteGPUError as error:
             self.set_status(error.status)
             await show(self, error=error, focus=id)

@@ -133,7 +133,7 @@ class ChangeMember(SpacePage):
         path = {"workspace": name, "user": user}
         try:
             if verb == "remove":
-                await self.do(route_of(spaces.remove_member), path)
+                await self.do(route_of(spaces.remove_member), path, seen=self.given("seen"))
             else:
                 status = {"suspend": "suspended", "resume": "active"}.get(verb, self.given("status"))
                 body = check(spaces.MemberEdit, {"role": self.given("role"), "status": status})

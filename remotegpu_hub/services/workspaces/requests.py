@@ -166,7 +166,10 @@ def _to_decide(call: Call) -> QuotaRequest:
 
 
 def read_quota_request(call: Call) -> Any:
-    return plain.quota_request(_find(call)[0])
+    found, _ = _find(call)
+    if call.locked:
+        requests.hold(call.session, found)
+    return plain.quota_request(found)
 
 
 def approve_quota_request(call: Call) -> Any:
@@ -204,9 +207,9 @@ ROUTES = [
     Route("GET", "quota-requests/{id}", "Read a request", Needs.SELF, read_quota_request, answers=RequestShown,
           etag=True),
     Route("POST", "quota-requests/{id}/approve", "Set what was asked for, or other numbers", Needs.DECIDER,
-          approve_quota_request, answers=RequestShown, body=Approval),
+          approve_quota_request, answers=RequestShown, body=Approval, etag=True, shows=read_quota_request),
     Route("POST", "quota-requests/{id}/refuse", "Refuse it with an answer", Needs.DECIDER, refuse_quota_request,
-          answers=RequestShown, body=Refusal),
+          answers=RequestShown, body=Refusal, etag=True, shows=read_quota_request),
     Route("POST", "quota-requests/{id}/withdraw", "Take back what you asked for", Needs.SELF, withdraw_quota_request,
           answers=RequestShown),
 ]  # fmt: skip

@@ -261,7 +261,7 @@ ROUTES = [
     Route("PATCH", "workspaces/{workspace}", "Change its display name, time zone or hub group", Needs.MANAGER,
           edit_workspace, answers=WorkspaceShown, body=WorkspaceEdit, etag=True, shows=read_workspace),
     Route("POST", "workspaces/{workspace}/archive", "Close it for new starts", Needs.OWNER, archive_workspace,
-          answers=WorkspaceShown),
+          answers=WorkspaceShown, etag=True, shows=read_workspace),
     Route("POST", "workspaces/{workspace}/leave", "Leave it", Needs.MEMBER, leave_workspace),
     Route("GET", "workspaces/{workspace}/members", "List members by name", Needs.MEMBER, list_members,
           answers=MemberShown, query=MembersAsked, listing=True),
