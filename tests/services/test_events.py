@@ -253,6 +253,15 @@ def test_a_webhook_is_signed_tried_again_and_logged(hub: GpuHub, desk: Desk, rec
     assert desk.client.post(f"webhooks/{made['id']}/deliveries/{test['id']}/again").status_code == 409
 
 
+def test_a_webhook_to_the_neighbourhood_of_the_machine_is_told_at_once(desk: Desk):
+    for url in ("http://169.254.169.254/latest", "http://[::1]/hub/api", "http://0.0.0.0/"):
+        answer = desk.client.post("webhooks", json={"url": url, "kinds": [STARTED]})
+        assert (answer.status_code, "may not reach" in answer.json()["error"]["message"]) == (400, True)
+    made = desk.add("http://localhost.localdomain.invalid/hook", STARTED)
+    edit = {"url": "http://169.254.169.254/latest"}
+    assert desk.client.patch(f"webhooks/{made['id']}", json=edit).status_code == 400
+
+
 def test_a_test_is_sent_once_under_its_key_and_the_key_is_of_this_request_alone(desk: Desk, receiver: Receiver):
     path = f"webhooks/{desk.add(receiver.url, STARTED)['id']}/test"
     test = lambda path=path: desk.client.post(path, headers={"Idempotency-Key": "k-test"})  # noqa: E731
