@@ -79,7 +79,7 @@ def list_events(call: Call) -> Any:
         call.session, query, asked, sorts={"id": (Event.number,)}, sort=asked.sort, shown=lambda one: one.id
     )  # fmt: skip
     found = events.of_ids(call.session, rows)
-    return [found[one].plain for one in rows], following
+    return [found[one].plain for one in rows if one in found], following
 
 
 def list_events_of_environment(call: Call) -> Any:
@@ -89,7 +89,7 @@ def list_events_of_environment(call: Call) -> Any:
         call.session, query, call.query, sorts={"id": (Event.number,)}, sort="-id", shown=lambda event: event.id
     )  # fmt: skip
     found = events.of_ids(call.session, rows)
-    return [found[row].plain for row in rows], following
+    return [found[row].plain for row in rows if row in found], following
 
 
 LIST = Route(

@@ -192,8 +192,8 @@ def list_members(call: Call) -> Any:
     sorts = {"user": (User.name, User.id)}
     found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
     rows = call.session.scalars(select(Member).where(*mine, Member.user_id.in_([one.id for one in found])))
-    by_id = {one.user_id: one for one in rows}
-    return [member_shown(by_id[one.id]) for one in found], following
+    by_id = {one.user_id: one for one in rows}  # without who left meanwhile
+    return [member_shown(by_id[one.id]) for one in found if one.id in by_id], following
 
 
 def read_member(call: Call) -> Any:
