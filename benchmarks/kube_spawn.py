@@ -31,7 +31,7 @@ AIM_SLOWER_PERCENT = 5
 PROBE_SECONDS = 0.01
 PATIENCE_SECONDS = 120
 PLAIN = """
-c.Spawner.environment["REMOTEGPU_ALLOCATION_ID"] = "0"  # the small server's file is called after it
+c.KubeSpawner.environment["REMOTEGPU_ALLOCATION_ID"] = "0"  # the small server's file is called after it
 c.KubeSpawner.image = {image!r}
 c.Spawner.cmd = {cmd!r}
 c.Spawner.args = {args!r}
@@ -41,9 +41,24 @@ c.KubeSpawner.extra_resource_limits = {{"nvidia.com/gpu": "1"}}
 c.KubeSpawner.storage_pvc_ensure = True
 c.KubeSpawner.storage_capacity = "1G"
 c.KubeSpawner.storage_access_modes = ["ReadWriteOnce"]
-c.KubeSpawner.volumes += [{{"name": "home", "persistentVolumeClaim": {{"claimName": "{{pvc_name}}"}}}}]
-c.KubeSpawner.volume_mounts += [{{"name": "home", "mountPath": "/home/jovyan"}}]
+c.KubeSpawner.volumes += [
+    {{"name": "home", "persistentVolumeClaim": {{"claimName": "{{pvc_name}}"}}}},
+    {{"name": "shm", "emptyDir": {{"medium": "Memory", "sizeLimit": "64Mi"}}}},
+]
+c.KubeSpawner.volume_mounts += [
+    {{"name": "home", "mountPath": "/home/jovyan"}}, {{"name": "shm", "mountPath": "/dev/shm"}},
+]
+c.KubeSpawner.working_dir = "/home/jovyan"
+c.KubeSpawner.pod_security_context = {{
+    "runAsNonRoot": True, "fsGroup": 100, "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {{"type": "RuntimeDefault"}},
+}}
+c.KubeSpawner.container_security_context = {{
+    "runAsUser": 1000, "allowPrivilegeEscalation": False, "privileged": False, "capabilities": {{"drop": ["ALL"]}},
+}}
+c.KubeSpawner.extra_pod_config = {{"restartPolicy": "Never", "enableServiceLinks": False}}
 """
+"""A pod as safe as ours, with as much shared memory: what that takes the kubelet is no matter of the hub's."""
 
 
 def main() -> None:

@@ -91,6 +91,8 @@ def main() -> None:
         measure(hub, postgres, people, size)
         left = len(hub.open_runs())
         print(f"afterwards {left} environments run: {verdict(left == len(hub.servers))}")
+        for line in hub.ends():
+            print(f"    {line}")
 
 
 def measure(hub: BusyHub, postgres: pg.Postgres, people: Sequence[Reader], size: Size) -> None:

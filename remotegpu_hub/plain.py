@@ -17,11 +17,12 @@ from .orm import (
     GpuStatus,
     Host,
     Image,
+    Price,
     QuotaRequest,
     User,
     Workspace,
 )
-from .units import iso
+from .units import iso, price_unit
 
 
 def host(row: Host) -> dict[str, Any]:
@@ -206,4 +207,16 @@ def limits(described: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: described.get(name) for name in QUOTA_RESOURCES},
         "models": {name.removeprefix("gpu:"): value for name, value in described.items() if name.startswith("gpu:")},
+    }
+
+
+def price(row: Price, *, currency: str, in_force: bool) -> dict[str, Any]:
+    """A price for programs."""
+    return {
+        "resource": row.resource,
+        "unit": price_unit(row.resource),
+        "unit_price_micros": row.unit_price,
+        "currency": currency,
+        "effective_from": iso(row.effective_from),
+        "in_force": in_force,
     }

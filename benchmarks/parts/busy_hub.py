@@ -186,6 +186,15 @@ class BusyHub(GpuHub):
             offset += len(page)
         return found
 
+    def ends(self) -> list[str]:
+        """What ended, when and why, though all were to run on."""
+        with begin(self.engine, read_only=True) as session:
+            ended = session.scalars(select(Allocation).where(Allocation.ended_at.is_not(None)).order_by(Allocation.id))
+            return [
+                f"{one.ended_at}: {one.user.name}/{one.environment.server_name}: {one.end_reason} {one.message}"
+                for one in ended
+            ]
+
     def log_in(self, users: Sequence[str]) -> list[Reader]:
         """Log each in as a browser does, and open the service's first page once."""
         with ThreadPoolExecutor(LOGINS) as threads:

@@ -7,13 +7,11 @@ from traitlets import Bool
 
 from .. import words
 from ..clients.api import Answer
-from ..domain import prices
 from ..errors import RemoteGPUError
-from ..orm import BudgetAction, Price
-from ..runtime import utcnow
-from ..units import iso, parse_money, price_unit
+from ..orm import BudgetAction
+from ..units import iso, parse_money
 from .asking import Asking, missing
-from .command import Command, Text, chosen, option, whole
+from .command import Text, chosen, option, whole
 from .stop import Usage
 from .tables import Column, short
 
@@ -35,18 +33,6 @@ BUDGET_COLUMNS = [
 ]
 
 
-def plain_price(price: Price, *, currency: str, in_force: bool) -> dict[str, Any]:
-    """A price for programs."""
-    return {
-        "resource": price.resource,
-        "unit": price_unit(price.resource),
-        "unit_price_micros": price.unit_price,
-        "currency": currency,
-        "effective_from": iso(price.effective_from),
-        "in_force": in_force,
-    }
-
-
 def parse_moment(text: str) -> datetime:
     """Read `2026-12-01` or `2026-12-01T08:00+08:00`; without an offset it is UTC. Raises: Usage."""
     try:
@@ -58,26 +44,17 @@ def parse_moment(text: str) -> datetime:
         ) from error
 
 
-class PricesList(Command):
+class PricesList(Asking):
     name = "list"
     description = "List the prices in force, and those to come."
     all = option(Bool(False, help="Old prices too."), "all")
 
     def run(self) -> None:
-        now = utcnow()
-        with self.transaction(read_only=True) as session:
-            currency = prices.currency(session)
-            in_force = {price.id for price in prices.at(session, now=now).values()}
-            rows = [
-                plain_price(price, currency=currency, in_force=price.id in in_force)
-                for history in prices.history(session).values()
-                for price in history
-                if self.all or price.id in in_force or price.effective_from > now
-            ]
+        rows = self.every("prices", query={"old": "true" if self.all else None})
         self.show_rows("prices", rows, PRICE_COLUMNS, empty="There are no prices: nothing can start until there are.")
 
 
-class PricesSet(Command):
+class PricesSet(Asking):
     name = "set"
     words = ("RESOURCE", "PRICE")
     description = (
@@ -88,14 +65,10 @@ class PricesSet(Command):
     since = option(Text(help="When it begins, ISO 8601. Default: now."), "from", "MOMENT")
 
     def run(self) -> None:
-        now = utcnow()
-        since = parse_moment(self.since) if self.since is not None else now
-        with self.transaction() as session:
-            price = prices.put(
-                session, resource=self.need(0), unit_price=parse_money(self.need(1)), effective_from=since,
-                actor=self.actor, now=now,
-            )  # fmt: skip
-            row = plain_price(price, currency=prices.currency(session), in_force=price.effective_from <= now)
+        body = {"resource": self.need(0), "unit_price_micros": parse_money(self.need(1))}
+        if self.since is not None:
+            body["effective_from"] = iso(parse_moment(self.since))
+        row = self.create("prices", body)
         shown = words.money(row["unit_price_micros"], row["currency"], "en")
         since_shown = short(row["effective_from"])
         self.show_one("price", row, f"{row['resource']} costs {shown} per {row['unit']} from {since_shown}.")

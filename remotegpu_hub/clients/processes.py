@@ -38,6 +38,8 @@ LOOK_SECONDS: Final = 0.5
 FREEZE_ROUNDS: Final = 50
 LISTINGS: Final = 3
 _DEAD_STATES: Final = frozenset(b"ZXx")
+_GONE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What `/proc` answers for a process that ended or is hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +336,11 @@ def _pids() -> Iterator[int]:
     """Every process, the newest first, then those that began meanwhile: the young are the ones that move."""
     read: set[int] = set()
     for _ in range(LISTINGS):
-        fresh = {int(name) for name in os.listdir("/proc") if name.isdecimal()} - read
+        try:
+            names = os.listdir("/proc")
+        except OSError as error:
+            raise _unreadable(error) from error
+        fresh = {int(name) for name in names if name.isdecimal()} - read
         yield from sorted(fresh, reverse=True)
         read |= fresh
 
@@ -355,7 +361,7 @@ def _row(pid: int) -> _Row | None:
 def _living_threads(pid: int) -> Iterator[str]:
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
+    except _GONE:
         return
     for thread in threads:
         text = _slurp(f"/proc/{pid}/task/{thread}/stat")
@@ -375,21 +381,29 @@ def _environ(row: _Row) -> bytes:
 
 
 def _slurp(path: str) -> bytes:
-    """Read a small file of `/proc` in as few system calls as can be; empty when the process is gone or hidden."""
+    """Read a small file of `/proc` in as few system calls as can be; empty when the process is gone or hidden.
+
+    Raises: Unavailable when it could not be read for another reason, such as too many open files here: a process that
+    this one cannot look at has not ended.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        try:
+            text = part = os.read(descriptor, 65536)
+            while len(part) == 65536:
+                part = os.read(descriptor, 65536)
+                text += part
+            return text
+        finally:
+            os.close(descriptor)
+    except _GONE:
         return b""
-    try:
-        text = part = os.read(descriptor, 65536)
-        while len(part) == 65536:
-            part = os.read(descriptor, 65536)
-            text += part
-        return text
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> errors.Unavailable:
+    return errors.Unavailable("The process table cannot be read: {reason}.", reason=error.strerror or repr(error))
 
 
 def _capabilities() -> int:

@@ -12,7 +12,7 @@ from jupyterhub.spawner import LocalProcessSpawner
 from traitlets import Float, Unicode
 
 from ..clients import cgroups, outputs, processes
-from ..errors import Denied
+from ..errors import Denied, Unavailable
 from .spawner import Held, RemoteGPUMixin, Run
 
 OURS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
@@ -147,8 +147,12 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
 
     async def poll(self) -> int | None:
         """A saved pid counts only with its start time: after a restart it may be somebody else's."""
-        if self.proc is None and self.pid and self._run is not None and not processes.is_alive(self._run.mark):
-            self.clear_state()
+        try:
+            if self.proc is None and self.pid and self._run is not None and not processes.is_alive(self._run.mark):
+                self.clear_state()
+        except Unavailable as error:  # nothing has ended because it cannot be looked at
+            self.log.warning("%s: it is not known whether it runs: %s", self._log_name, error)
+            return None
         return await super().poll()
 
     async def _signal(self, sig: int) -> bool:

@@ -71,14 +71,14 @@ def test_the_nearest_name_decides_and_two_equally_near_are_refused(
 
 def test_what_works_on_the_database_says_so_where_an_api_is_named(call, folder, monkeypatch):
     keep()
-    told = call("prices", "set", "cpu", "1")
+    told = call("reconcile")
     assert (told.code, told.out) == (2, "")
     assert "works on the hub's database, on the hub's machine" in told.err
     monkeypatch.setenv("REMOTEGPU_HUB_URL", A)
     (folder / CONFIG).touch()
-    told = call("prices", "set", "cpu", "1")
+    told = call("reconcile")
     assert told.code == 1
-    assert "`remotegpu prices set` works on the hub's database" in told.err
+    assert "`remotegpu reconcile` works on the hub's database" in told.err
     assert "no option --hub" in call("doctor", "--hub", A).err
 
 

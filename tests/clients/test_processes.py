@@ -395,6 +395,30 @@ def test_stopping_what_does_not_run_is_true_at_once(lab: Lab) -> None:
     assert time.monotonic() - before < 1
 
 
+def test_who_has_too_many_files_open_does_not_take_living_processes_for_ended(lab: Lab) -> None:
+    leader = lab.start(SLEEP)
+    looks = """
+import os, resource, sys
+from remotegpu_hub.clients import processes
+from remotegpu_hub.errors import Unavailable
+processes.parse_mark(sys.argv[1])  # the boot is read once
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+try:
+    while True:
+        os.dup(0)
+except OSError:
+    pass
+for look in (lambda: processes.is_alive(sys.argv[1]), lambda: processes.runs("nobody")):
+    try:
+        print(look())
+    except Unavailable as error:
+        print(error)
+"""
+    mark = processes.mark_of(leader.pid)
+    found = subprocess.run([sys.executable, "-c", looks, mark], capture_output=True, text=True, check=True)
+    assert found.stdout == "The process table cannot be read: Too many open files.\n" * 2
+
+
 def test_a_hub_without_rights_says_that_it_cannot_watch_other_users() -> None:
     """In a child that gave up root, so that the capabilities are really missing."""
     if os.geteuid() != 0:

@@ -106,6 +106,8 @@ TABLE: dict[str, frozenset[str]] = {
     "approve_quota_request": MANAGERS,
     "refuse_quota_request": MANAGERS,
     "withdraw_quota_request": frozenset({"member"}),
+    "list_prices": EVERYBODY,
+    "create_price": HUB,
     "list_budgets": HUB,
     "read_budget": MEMBERS,
     "put_budget": HUB,
@@ -179,6 +181,11 @@ BODIES: dict[str, Any] = {
     "edit_user_quota": {},
     "edit_default_quota": {},
     "create_environment": {"name": "made by a test", "workspace": "lab"},
+    "create_price": {
+        "resource": "gpu:made-by-a-test",
+        "unit_price_micros": 1_000_000,
+        "effective_from": "2099-01-01T00:00:00Z",
+    },
     "create_quota_request": {
         "scope": "workspace",
         "workspace": "~{user}",
