@@ -45,6 +45,7 @@ c.RemoteGPU.default_memory = "512M"
 c.RemoteGPU.personal_quota = {"cpu": "1", "memory": "2G", "environments": 2}
 c.RemoteGPU.personal_budget = "50.00"
 c.RemoteGPU.port_ranges = {"tensorboard": (26006, 26025), "custom": (28000, 28019)}
+c.RemoteGPU.webhook_networks = ["127.0.0.0/8"]  # a receiver to try is on this machine too
 c.RemoteGPU.runtime_file = str(state / "remotegpu-runtime.json")
 c.DemoSpawner.home_root = str(state / "homes")
 configure(c)

@@ -29,7 +29,7 @@ from traitlets import TraitError
 from traitlets.utils.importstring import import_item
 
 from . import migrations, words
-from .clients import nvml, pools, processes
+from .clients import networks, nvml, pools, processes
 from .db import begin, normal_url, prepare_sqlite
 from .domain import catalog, prices
 from .domain.audit import SYSTEM
@@ -206,6 +206,10 @@ def _settings(c: Any, options: RemoteGPU, hub: Any) -> Settings:
         shared_storage_class=options.shared_storage_class,
         ssh_user=options.ssh_user if kubernetes else "",
         webhook_pauses=[float(one) for one in options.webhook_retries],
+        webhook_networks=[
+            str(one) for one in read_setting("webhook_networks", networks.read, options.webhook_networks)
+        ],
+        proxies=[str(one) for one in given_in(c.JupyterHub, "trusted_downstream_ips", [])],
     )
 
 

@@ -108,7 +108,8 @@ class Courier:
             else:
                 now = int(utcnow().timestamp())
                 reply = await receivers.send(
-                    http, url=one.url, secret=one.secret, event=one.event.plain, now_seconds=now
+                    http, url=one.url, secret=one.secret, event=one.event.plain, now_seconds=now,
+                    more=self._runtime.webhook_networks,
                 )  # fmt: skip
             await asyncio.to_thread(self._note, one.delivery_id, reply)
 

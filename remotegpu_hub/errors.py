@@ -72,6 +72,16 @@ class Changed(RemoteGPUError):
         super().__init__("Somebody else changed it meanwhile. Look at it again, then repeat your change.")
 
 
+class TooLarge(RemoteGPUError):
+    """More was sent than is taken at once."""
+
+    status = 413
+    code = "too_large"
+
+    def __init__(self, *, limit_mb: int) -> None:
+        super().__init__("That is too much at once: at most {limit_mb} MB are taken.", limit_mb=limit_mb)
+
+
 class TooMany(RemoteGPUError):
     """The caller asks too often."""
 

@@ -113,6 +113,12 @@ class RemoteGPU(Configurable):
         help="""Seconds between the tries of a webhook that does not take an event, each a fifth more or less by chance;
         the last one is repeated until a day is over. Default: a minute, 5, 30, 2 hours, 6 hours.""",
     ).tag(config=True)
+    webhook_networks: Any = List(
+        Unicode(),
+        help="""Networks that webhooks may reach besides public and private ones (10.0.0.0/8, 172.16.0.0/12,
+        192.168.0.0/16, fc00::/7), such as `["127.0.0.0/8"]` for a receiver on the hub's own machine. Link-local
+        addresses, where clouds keep their machines' secrets, are never reached. Default: none.""",
+    ).tag(config=True)
     runtime_file = Unicode(
         "remotegpu-runtime.json",
         help="""File of mode 600 through which the hub's process tells its services the database and these settings.

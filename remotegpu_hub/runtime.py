@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Engine
 
-from .clients import pools
+from .clients import networks, pools
 from .clients.pools import Pool
 from .db import open_engine
 from .domain import ports
@@ -83,6 +83,10 @@ class Settings:
     """From which the secrets of webhooks are made; the same after each restart."""
     webhook_pauses: list[float] = field(default_factory=lambda: list(RETRIES))
     """Seconds between the tries of a delivery."""
+    webhook_networks: list[str] = field(default_factory=list)
+    """Where webhooks may go besides public and private addresses."""
+    proxies: list[str] = field(default_factory=list)
+    """Addresses of proxies in front of the hub's own, which tell who was before them."""
     start_grace_seconds: int = 180
     """Start time-out, HTTP time-out and a minute: an older start that nobody waits for is a ghost."""
 
@@ -140,6 +144,10 @@ class Runtime:
     def pools(self) -> list[Pool]:
         """The cluster's pools, first match first."""
         return pools.read(self.settings.pools)
+
+    @cached_property
+    def webhook_networks(self) -> list[networks.Network]:
+        return networks.read(self.settings.webhook_networks)
 
     @cached_property
     def rules(self) -> Rules:

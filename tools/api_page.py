@@ -27,14 +27,16 @@ How an environment is started with a choice, and what the spawn page shows, is o
   `X-Request-Id` and in the audit log.
 - **Lists** answer `{"items": […], "next": cursor}`, at most 200 a page: pass `next` as `cursor` until it is null. None is skipped
   or told twice while the list changes.
-- **Edits** heed `If-Match` with the `ETag` of what was read: 412 where somebody else changed it meanwhile. `If-None-Match` saves reading
-  what has not changed.
-- **Creations** heed `Idempotency-Key`: repeated under the same key within 24 hours, they make nothing twice and answer alike.
+- **Edits** heed `If-Match` with the `ETag` of what was read: 412 where somebody else changed it meanwhile. A change that cannot heed it
+  answers 400 to it. `If-None-Match` saves reading what has not changed.
+- **Creations**, and every other POST, heed `Idempotency-Key`: repeated under the same key within 24 hours, they make nothing twice and answer
+  alike. Another request under the key answers 409, and so does one whose first answer is not known yet.
 - **Events**: `GET events` lists what happened in the last week of what the caller may see. With `Accept: text/event-stream` it goes on as a
   stream: `curl -N -H "Authorization: token $TOKEN" -H "Accept: text/event-stream" …/api/events`. Each `data:` is one item, `id:` its id; after a
   break go on with `Last-Event-ID` or `?after=`. A comment comes every 15 s, rights are read anew all the time, and the stream ends with the
   token. At most 5 streams for each user, logs being read among them, else 429. [Webhooks](admin-guide.md#webhooks) are for programs that do not listen.
-- **Limits**: 120 requests at once and then 30 a second for each user, else 429 with `Retry-After`; a body of at most 1 MB, JSON only.
+- **Limits**: 120 requests at once and then 30 a second for each user, else 429 with `Retry-After`; a body of at most 1 MB, JSON only, else 413 or 415
+  (whoever sends more than 100 MB, or more than 1 MB without saying how much, is cut off).
 - **Units**: money is integer millionths of the currency, GPUs and cores are thousandths, sizes bytes, times ISO 8601 in UTC.
 
 """

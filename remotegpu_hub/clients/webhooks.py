@@ -1,20 +1,25 @@
-"""POSTs to receivers that others run: signed, short, and never led elsewhere by a redirect or a proxy."""
+"""POSTs to receivers that others run: signed, short, and never led elsewhere by a redirect, a proxy or a name."""
 
 import asyncio
 import hashlib
 import hmac
 import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Final
 
 import httpx
 
 from ..observed import Reply
+from . import networks
+from .networks import Network
 
 TIMEOUT_SECONDS: Final = 10.0
 MOST_READ: Final = 2000
 """Bytes of an answer that are read."""
 MOST_SAID: Final = 200
+FORBIDDEN: Final = "this address is in a network that webhooks may not reach"
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -32,9 +37,17 @@ def client() -> httpx.AsyncClient:
 
 
 async def send(
-    http: httpx.AsyncClient, *, url: str, secret: str, event: dict[str, Any], now_seconds: int
-) -> Reply:  # fmt: skip
-    """POST one event. Whatever goes wrong is in the reply; nothing is raised for it."""
+    http: httpx.AsyncClient,
+    *,
+    url: str,
+    secret: str,
+    event: dict[str, Any],
+    now_seconds: int,
+    more: Sequence[Network] = (),
+) -> Reply:
+    """POST one event. Whatever goes wrong is in the reply; nothing is raised for it. The name is resolved here, and the
+    request goes to an address that was looked at: also a name that stands for another one a moment later leads nowhere
+    else."""
     body = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
     timestamp = str(now_seconds)
     headers = {
@@ -48,10 +61,7 @@ async def send(
     status: int | None = None
     said = b""
     try:
-        async with (
-            asyncio.timeout(TIMEOUT_SECONDS),
-            http.stream("POST", url, content=body, headers=headers) as answer,
-        ):
+        async with asyncio.timeout(TIMEOUT_SECONDS), _posted(http, httpx.URL(url), body, headers, more) as answer:
             status = answer.status_code
             async for part in answer.aiter_raw():
                 said += part
@@ -66,3 +76,30 @@ async def send(
         error = str(problem) or type(problem).__name__
     text = said[:MOST_READ].decode("utf-8", "replace").replace("\0", "")
     return Reply(status, error[:200], text[:MOST_SAID], round(1000 * (monotonic() - began)))
+
+
+@asynccontextmanager
+async def _posted(
+    http: httpx.AsyncClient, url: httpx.URL, body: bytes, headers: dict[str, str], more: Sequence[Network]
+) -> AsyncIterator[httpx.Response]:
+    """The answer of the first address that takes a connection. Raises: OSError, also where none may be reached."""
+    found = await networks.addresses(url.host, url.port or (443 if url.scheme == "https" else 80))
+    reachable = [one for one in found if networks.allowed(one, more)]
+    if not reachable:
+        raise OSError(FORBIDDEN)
+    for left, address in zip(range(len(reachable) - 1, -1, -1), reachable, strict=True):
+        request = http.build_request(
+            "POST", url.copy_with(host=str(address)), content=body,
+            headers={**headers, "Host": url.netloc.decode("ascii")}, extensions={"sni_hostname": url.host},
+        )  # fmt: skip
+        try:
+            answer = await http.send(request, stream=True)
+        except httpx.ConnectError:
+            if not left:
+                raise
+            continue
+        try:
+            yield answer
+        finally:
+            await answer.aclose()
+        return

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from ..orm import Answered
 
 KEPT: Final = timedelta(hours=24)
+UNDER_WAY: Final = 0
+"""Status of what was begun, and is done outside of a transaction: nobody knows yet how it went."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,19 @@ def keep(session: Session, *, owner: str, key: str, request: str, status: int, b
     """Remember an answer, in the transaction that made what it tells. Of two at once one fails at the primary key."""
     session.add(Answered(owner=owner, key=key, request=request, status=status, body=body, at=now))
     session.flush()
+
+
+def finish(session: Session, *, owner: str, key: str, status: int, body: str) -> None:
+    """Remember how it went with what was under way."""
+    row = session.get(Answered, (owner, key))
+    if row is not None:
+        row.status, row.body = status, body
+        session.flush()
+
+
+def drop(session: Session, *, owner: str, key: str) -> None:
+    """It was not done: the key is good for another try."""
+    session.execute(delete(Answered).where(Answered.owner == owner, Answered.key == key))
 
 
 def forget(session: Session, *, now: datetime) -> None:

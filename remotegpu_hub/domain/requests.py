@@ -106,9 +106,7 @@ def approve(
     if limits is not None:
         _check_limits(limits)
     answer = _text(answer, needed=False)
-    user = request.asker if request.scope != QuotaScope.WORKSPACE else None
-    quotas.keep_still(session, scope=request.scope, workspace=request.workspace, user=user)
-    _hold(session, request)
+    user = hold(session, request)
     _check_open(request, RequestState.APPROVED)
     _check_still_there(session, request)
     level = level_of(session, scope=request.scope, workspace=request.workspace, user=user, now=now)
@@ -226,6 +224,14 @@ def _check_may_ask(session: Session, scope: QuotaScope, asker: User, workspace: 
         raise Denied("You are a viewer of {name}. Ask its owner to make you a member.", name=workspace.name)
     if scope == QuotaScope.MEMBER and workspace.kind == WorkspaceKind.PERSONAL:
         raise Conflict("A personal workspace is its user's own: it has no other members and no settings.")
+
+
+def hold(session: Session, request: QuotaRequest) -> User | None:
+    """Let nobody else decide it or change what it is about, until the transaction ends. Returns whose level it is."""
+    user = request.asker if request.scope != QuotaScope.WORKSPACE else None
+    quotas.keep_still(session, scope=request.scope, workspace=request.workspace, user=user)
+    _hold(session, request)
+    return user
 
 
 def _hold(session: Session, request: QuotaRequest) -> None:

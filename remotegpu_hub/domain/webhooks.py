@@ -224,7 +224,7 @@ def due(session: Session, *, webhook_id: int, key: str, now: datetime, limit: in
     ).all()
     found = events.of_ids(session, [row.event_id for row in rows])
     made = secret(webhook, key=key)
-    return [Due(row.id, webhook.url, made, found[row.event_id]) for row in rows]
+    return [Due(row.id, webhook.url, made, found[row.event_id]) for row in rows if row.event_id in found]
 
 
 def pause(tries: int, pauses: Sequence[float]) -> timedelta:

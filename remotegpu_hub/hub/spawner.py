@@ -26,6 +26,7 @@ from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
 from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..origin import address_of
 from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, PortService, User, Volume
 from ..runtime import Runtime, utcnow
 from . import form
@@ -347,8 +348,19 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         name = getattr(current, "name", None) or self.user.name
         if isinstance(current, orm.Service):
             name = f"service:{name}"
-        address = getattr(getattr(handler, "request", None), "remote_ip", None)
-        return Actor(name, acted_as=self.user.name if name != self.user.name else None, address=address)
+        return Actor(name, acted_as=self.user.name if name != self.user.name else None, address=self._address(handler))
+
+    def _address(self, handler: Any) -> str | None:
+        """Whence a start was asked for. The hub's own `remote_ip` is what a client writes into `X-Real-Ip`."""
+        request = getattr(handler, "request", None)
+        if request is None:
+            return None
+        peer = getattr(getattr(request.connection, "context", None), "address", None)
+        forwarded = request.headers.get("X-Forwarded-For", "")
+        return address_of(
+            peer[0] if isinstance(peer, tuple) else "", forwarded, proxies=self.runtime.settings.proxies,
+            behind_proxy=True,
+        ) or None  # fmt: skip
 
     async def _note_refusal(self, error: RemoteGPUError) -> None:
         """A refused choice is audited and must not come back at the next start without options."""

@@ -5,14 +5,16 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 from jupyterhub.services.auth import HubOAuth
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -20,7 +22,7 @@ from tornado.web import HTTPError
 
 from ..domain import idempotency, users, workspaces
 from ..domain.audit import Actor
-from ..errors import Changed, Conflict, Denied, Invalid, NotFound, TooMany
+from ..errors import Changed, Conflict, Denied, Invalid, NotFound, RemoteGPUError, TooMany
 from ..orm import Member, MemberStatus, Role, User, Workspace
 from ..runtime import Runtime, utcnow
 from . import streams
@@ -41,6 +43,18 @@ class Shape(BaseModel):
     """What goes in or out; a name that is not declared is refused."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True, str_strip_whitespace=True)
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Raises: ValueError at the edge of the calendar."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it is beyond the calendar") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
+"""An instant that a caller gives, with its zone."""
 
 
 class Nothing(Shape):
@@ -160,6 +174,8 @@ class Route:
     """Where `text/event-stream` is asked for, the list goes on as a stream."""
     adds: Callable[[Call, str], str] | None = None
     """Completes the answer with what must not be kept of it under an Idempotency-Key: a secret."""
+    repeats: bool = False
+    """Done again under its Idempotency-Key it makes nothing twice, and the answer says how things are by then."""
     shown_as: type[BaseModel] | None = None
     """What `shows` is read as, where the edit answers something else."""
 
@@ -257,8 +273,7 @@ class Api(Handler):
             await streams.send(self, text, again=again)
             return
         if isinstance(text, Later):
-            value = await text.act()
-            text = json.dumps(value, ensure_ascii=False) if value is not None else ""
+            text = await self._act(text, key, status)
         unchanged = tag and self.request.headers.get("If-None-Match") == tag and not route.volatile
         if unchanged and not route.changes:
             self.set_header("ETag", tag)
@@ -274,6 +289,23 @@ class Api(Handler):
             self.clear_header("Content-Type")
             self.finish()
 
+    async def _act(self, later: Later, key: str | None, status: int) -> str:
+        """Do what remained, and keep under the key how it went; what went wrong may be tried again under it."""
+        owner = actor_name(self.current_user)
+        try:
+            value = await later.act()
+        except Exception:
+            if key is not None:
+                with suppress(RemoteGPUError):
+                    await self.ask(lambda session: idempotency.drop(session, owner=owner, key=key), read_only=False)
+            raise
+        text = json.dumps(value, ensure_ascii=False) if value is not None else ""
+        if key is not None:
+            with suppress(RemoteGPUError):
+                finish = partial(idempotency.finish, owner=owner, key=key, status=status, body=text)
+                await self.ask(finish, read_only=False)
+        return text
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         if status_code == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)))
@@ -283,12 +315,16 @@ class Api(Handler):
 
     def asked(self, route: Route) -> Any:
         """The query, checked. Raises: Invalid."""
-        given: dict[str, Any] = {}
+        return check(route.query, self.given())
+
+    def given(self) -> dict[str, Any]:
+        """The query as it came. Raises: Invalid."""
+        found: dict[str, Any] = {}
         for name, values in self.request.query_arguments.items():
             if len(values) > 1:
                 raise Invalid("{name} is given more than once.", name=name)
-            given[name] = values[0].decode("utf-8", "replace")
-        return check(route.query, given)
+            found[name] = values[0].decode("utf-8", "replace")
+        return found
 
     def _body(self, route: Route) -> Any:
         raw = self.request.body
@@ -321,22 +357,32 @@ class Api(Handler):
         call = replace(call_of(self, session, route, path, query, body), key=key)
         if key is not None:
             said = self._said_before(call, key)
-            if said is not None:
+            if said is not None and not route.repeats:
+                if said.status == idempotency.UNDER_WAY:
+                    raise Conflict(
+                        "This was asked for under the same Idempotency-Key. See how it went before another try."
+                    )
                 return said.status, route.adds(call, said.body) if route.adds else said.body, ""
+            begun = said is not None
         check_unchanged(route, call, self.request.headers.get("If-Match"))
         value = route.work(call)
         if isinstance(value, Later | Lines):
+            if key is not None and not begun:
+                self._keep(call, key, idempotency.UNDER_WAY, "")
             return route.status, value, ""
         text = write(route, value)
         status = route.status if route.answers is not None else 204
         if key is not None:
-            idempotency.keep(
-                session, owner=call.actor.name, key=key, request=self._fingerprint(), status=status, body=text,
-                now=call.now,
-            )  # fmt: skip
+            self._keep(call, key, status, text)
         if route.adds is not None:
             text = route.adds(call, text)
         return status, text, tag_of(text, route.volatile) if route.etag else ""
+
+    def _keep(self, call: Call, key: str, status: int, body: str) -> None:
+        idempotency.keep(
+            call.session, owner=call.actor.name, key=key, request=self._fingerprint(), status=status, body=body,
+            now=call.now,
+        )  # fmt: skip
 
     def _said_before(self, call: Call, key: str) -> idempotency.Said | None:
         said = idempotency.find(call.session, owner=call.actor.name, key=key)
@@ -354,8 +400,10 @@ def check_unchanged(route: Route, call: Call, seen: str | None) -> None:
 
     Raises: Changed.
     """
-    if seen is None or route.shows is None:
+    if seen is None or not route.changes:
         return
+    if route.shows is None:
+        raise Invalid("This heeds no If-Match. Look at what is there, then send it without.")
     shown = replace(route, answers=route.shown_as or route.answers)
     now = tag(shown, route.shows(replace(call, locked=True)))
     if seen != "*" and now not in [one.strip() for one in seen.split(",")]:
@@ -370,17 +418,20 @@ def call_of(asked: Request, session: Session, route: Route, path: Mapping[str, s
         user = asked.caller(session)
         admin = users.is_hub_admin(session, user=user)
         caller = Caller(model["name"], user, scopes, admin and (ADMIN in scopes or not route.changes))
-        actor = model["name"]
     else:
         caller = Caller(model["name"], None, scopes, ADMIN in scopes or (READ in scopes and not route.changes))
-        actor = f"service:{model['name']}"
     if not can_be_kept(dict(path)):
         raise NotFound("This")
     call = Call(
         session=session, runtime=asked.runtime, caller=caller, query=query, body=body, now=utcnow(), path=dict(path),
-        actor=Actor(actor, request_id=asked.request_id, address=asked.request.remote_ip),
+        actor=Actor(actor_name(model), request_id=asked.request_id, address=asked.client_address),
     )  # fmt: skip
     return authorise(route, call)
+
+
+def actor_name(model: Mapping[str, Any]) -> str:
+    """Who acts, as the audit names them."""
+    return str(model["name"]) if model.get("kind") == "user" else f"service:{model['name']}"
 
 
 def authorise(route: Route, call: Call) -> Call:
@@ -439,12 +490,18 @@ def check(shape: type[BaseModel], given: Any) -> Any:
 
 
 def can_be_kept(value: Any) -> bool:
-    """Whether both databases can store every text in it: PostgreSQL takes no NUL, and neither half of a pair."""
-    if isinstance(value, str):
-        return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
-    if isinstance(value, dict):
-        return all(can_be_kept(one) for pair in value.items() for one in pair)
-    return all(map(can_be_kept, value)) if isinstance(value, list) else True
+    """Whether both databases can store every text in it: PostgreSQL takes no NUL, and neither half of a pair. However
+    deep it is nested."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str) and ("\0" in one or any("\ud800" <= letter <= "\udfff" for letter in one)):
+            return False
+        if isinstance(one, dict):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            left += one
+    return True
 
 
 def write(route: Route, value: Any) -> str:

@@ -21,14 +21,15 @@ import psutil
 from jupyterhub.services.auth import HubOAuth, HubOAuthCallbackHandler, HubOAuthenticated
 from jupyterhub.utils import url_path_join
 from sqlalchemy.orm import Session
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from .. import words
+from .. import origin, words
 from ..clients import processes
 from ..clients.hub import HubClient
 from ..db import begin
 from ..domain import users
-from ..errors import Denied, NotFound, RemoteGPUError, TooMany
+from ..errors import Denied, NotFound, RemoteGPUError, TooLarge, TooMany
 from ..orm import User
 from ..runtime import RUNTIME_VARIABLE, Runtime
 
@@ -36,6 +37,10 @@ T = TypeVar("T")
 log = logging.getLogger("remotegpu")
 
 TOKEN_CACHE_SECONDS = 10
+MOST_BODY = 1_000_000
+"""Bytes of a request's body."""
+MOST_READ = 100 * MOST_BODY
+"""Bytes of a body that is too large which are read all the same; who sends still more is cut off."""
 _PR_SET_PDEATHSIG = 1
 Routes = Sequence[tuple[str, type[RequestHandler], dict[str, Any]]]
 """Pattern below the service's prefix, handler, and what the handler is given beside runtime and login."""
@@ -79,6 +84,12 @@ class Request(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "same-origin")
         self.clear_header("Server")
+
+    @property
+    def client_address(self) -> str:
+        """Whom the hub's proxy speaks for: the audit keeps it."""
+        peer, forwarded = str(self.request.remote_ip), self.request.headers.get("X-Forwarded-For", "")
+        return origin.address_of(peer, forwarded, proxies=self.runtime.settings.proxies)
 
     async def know_caller(self) -> None:
         """Ask the hub whose token or cookie this is, without holding up other requests; `current_user` has it then."""
@@ -160,6 +171,33 @@ class Unknown(Handler):
         raise NotFound("This page")
 
 
+@stream_request_body
+class Large(Handler):
+    """Every request that sends too much: it is read to its end, so that its sender hears the answer, and dropped."""
+
+    async def prepare(self) -> None:
+        """Nobody's login is looked at."""
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drop it."""
+
+    def get(self) -> None:
+        raise TooLarge(limit_mb=MOST_BODY // 1_000_000)
+
+    head = post = put = patch = delete = options = get
+
+
+class Service(Application):
+    """Our routes, for requests of a bearable size."""
+
+    def find_handler(self, request: HTTPServerRequest, **given: Any) -> Any:
+        length = request.headers.get("Content-Length", "")
+        if length.isdecimal() and len(length) < 19 and int(length) > MOST_BODY:
+            return self.get_handler_delegate(request, Large, self.settings["default_handler_args"])
+        request.connection.set_max_body_size(MOST_BODY)  # type: ignore[union-attr]
+        return super().find_handler(request, **given)
+
+
 def die_with_parent(hub_process: str) -> None:
     """End this process when the hub's process ends, by whatever death: an old service must not answer for a new hub.
 
@@ -211,7 +249,7 @@ async def _serve(
     ]
     handlers.append((url_path_join(prefix, "/?"), Health))
     handlers.append((url_path_join(prefix, "oauth_callback"), HubOAuthCallbackHandler))
-    application = Application(
+    application = Service(
         handlers,
         prefix=prefix,
         default_handler_class=Unknown,
@@ -219,7 +257,7 @@ async def _serve(
         cookie_secret=os.urandom(32),
     )
     address = urlparse(os.environ["JUPYTERHUB_SERVICE_URL"])
-    server = application.listen(address.port or 80, address.hostname or "127.0.0.1", max_body_size=1_000_000)
+    server = application.listen(address.port or 80, address.hostname or "127.0.0.1", max_body_size=MOST_READ)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -17,6 +17,7 @@ ERRORS = {
     "404": "It is not there, or not the caller's to see: both answer alike.",
     "409": "The state does not allow it now; the message says what to do first.",
     "412": "It changed since it was read (If-Match).",
+    "413": "The body is larger than 1 MB.",
     "415": "The body is not JSON.",
     "429": "Too many requests; Retry-After says how many seconds to wait.",
     "503": "The database or the hub does not answer; nothing was changed.",
@@ -104,7 +105,7 @@ def _operation(route: Route, references: dict[type[BaseModel], Any]) -> dict[str
 
 
 def _may_answer(route: Route, status: str) -> bool:
-    if status == "415":
+    if status in ("413", "415"):
         return route.body is not None
     if status == "412":
         return route.shows is not None

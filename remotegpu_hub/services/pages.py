@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from tornado.web import HTTPError, StaticFileHandler, authenticated
 
 from .. import units, words
-from ..errors import Conflict, RemoteGPUError
+from ..errors import Conflict, RemoteGPUError, TooMany
 from .api import Buckets, Route, call_of, check_unchanged
 from .base import Request
 
@@ -170,11 +170,15 @@ class Page(Request):
         view = View(self.language)
         if isinstance(error, RemoteGPUError):
             self.set_status(error.status)
+            if isinstance(error, TooMany):
+                self.set_header("Retry-After", str(error.facts["after_seconds"]))
             told: Any = view.explain(error)
         elif status_code == 404:
             told = view.say("{what} was not found.", what=view.say("This page"))
         elif status_code == 403:
             told = view.say("You may not see this page.")
+        elif status_code < 500:
+            told = view.say("The page did not understand what was sent; nothing was changed. Go back and try again.")
         else:
             told = view.say("Something broke here. The hub's log has it under {id}.", id=self.request_id)
         self.set_header("Content-Type", "text/html; charset=utf-8")

@@ -14,9 +14,11 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ..errors import Invalid
 from ..orm import UTCDateTime
-from .api import LARGEST, Shape, can_be_kept
+from .api import LARGEST, Shape, can_be_kept, in_utc
 
 MOST_A_PAGE: Final = 200
+MOST_CURSOR: Final = 4000
+"""Characters; the longest name of a row that a list is sorted by, in any script, has room."""
 Sorts = Mapping[str, tuple[InstrumentedAttribute[Any], ...]]
 
 
@@ -24,7 +26,7 @@ class Paging(Shape):
     """Of every list. A cursor is what the page before gave as `next`."""
 
     limit: int = Field(50, ge=1, le=MOST_A_PAGE, description="Items a page holds at most.")
-    cursor: str | None = Field(None, max_length=500, description="`next` of the page before.")
+    cursor: str | None = Field(None, max_length=MOST_CURSOR, description="`next` of the page before.")
 
 
 def page(
@@ -74,7 +76,7 @@ def _read_cursor(cursor: str, sort: str, columns: Sequence[InstrumentedAttribute
         if not isinstance(given, list) or given[0] != sort or len(given) != len(columns) + 1:
             raise ValueError
         return tuple(_as(column, value) for column, value in zip(columns, given[1:], strict=True))
-    except (ValueError, TypeError, IndexError, binascii.Error):
+    except (ValueError, TypeError, IndexError, RecursionError, binascii.Error):
         raise Invalid("This cursor is none of this list. Begin without one.") from None
 
 
@@ -83,7 +85,7 @@ def _as(column: InstrumentedAttribute[Any], value: Any) -> Any:
         found = datetime.fromisoformat(value)
         if found.tzinfo is None:
             raise ValueError
-        return found
+        return in_utc(found)
     if not isinstance(value, column.type.python_type) or isinstance(value, bool) or not can_be_kept(value):
         raise ValueError
     if isinstance(value, int) and abs(value) > LARGEST:

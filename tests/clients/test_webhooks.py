@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from remotegpu_hub.clients import webhooks
+from remotegpu_hub.clients import networks, webhooks
 from tests.hubs import free_ports
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "admin-guide.md"
@@ -43,10 +44,13 @@ def shown(tmp_path: Path) -> Iterator[str]:
     process.wait()
 
 
-async def send(url: str, secret: str = "right", *, seconds_ago: int = 0) -> Any:
+HERE = networks.read(["127.0.0.0/8"])
+
+
+async def send(url: str, secret: str = "right", *, seconds_ago: int = 0, more: list[Any] = HERE) -> Any:
     async with webhooks.client() as http:
         return await webhooks.send(
-            http, url=url, secret=secret, event=EVENT, now_seconds=int(time.time()) - seconds_ago
+            http, url=url, secret=secret, event=EVENT, now_seconds=int(time.time()) - seconds_ago, more=more
         )  # fmt: skip
 
 
@@ -101,3 +105,32 @@ async def test_no_receiver_can_lead_us_elsewhere_keep_us_or_fill_our_memory(
     (closed,) = free_ports(1)
     assert not (await send(f"http://127.0.0.1:{closed}/")).taken
     assert not (await send("http://no.such.host.invalid/")).taken
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]"],
+)
+async def test_the_hubs_own_machine_is_not_reached_however_it_is_spelt(odd: str, host: str):
+    port = odd.rpartition(":")[2]
+    assert (await send(f"http://{host}:{port}/", more=[])).error == webhooks.FORBIDDEN
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "224.0.0.1", "0.0.0.0"])
+def test_what_is_beside_the_machine_is_never_reached(address: str):
+    assert not networks.allowed(ip_address(address), networks.read(["0.0.0.0/0", "::/0"]))
+
+
+@pytest.mark.parametrize("address", ["10.1.2.3", "172.20.0.1", "192.168.1.1", "fd12::1", "8.8.8.8", "2606:4700::1"])
+def test_public_and_private_receivers_are_reached(address: str):
+    assert networks.allowed(ip_address(address))
+
+
+async def test_a_name_is_looked_at_when_it_is_sent_to(odd: str, monkeypatch: pytest.MonkeyPatch):
+    async def now_here(host: str, _port: int) -> list[Any]:
+        return [ip_address("127.0.0.1")]
+
+    monkeypatch.setattr(networks, "addresses", now_here)
+    url = odd.replace("127.0.0.1", "rebound.example.org")
+    assert (await send(url, more=[])).error == webhooks.FORBIDDEN
+    assert (await send(url)).taken, "where it is allowed, the name stays in the request"

@@ -113,7 +113,7 @@ def test_of_two_owners_who_edit_the_same_the_second_is_told_and_sees_the_fresh_v
     expect(second.get_by_label("Main memory, GiB")).to_have_value("1.5")
     second.get_by_label("GPUs", exact=True).fill("many <b>")
     second.get_by_role("button", name="Save").click()
-    expect(second.get_by_role("alert")).to_contain_text("many <b> is not a limit")
+    expect(second.get_by_role("alert")).to_contain_text("many <b> is not an amount")
     second.get_by_label("GPUs", exact=True).fill("2")
     second.get_by_label("Main memory, GiB").fill("")
     second.get_by_role("button", name="Save").click()

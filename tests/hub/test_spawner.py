@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import select, text, update
 
@@ -335,6 +336,14 @@ def test_an_admin_acts_for_a_user_and_the_audit_names_both(hub: GpuHub) -> None:
     hub.stop_server("frank")
     entry = admission(hub, hub.run_of("frank").id)
     assert (entry.actor, entry.acted_as, entry.address) == ("admin", "frank", "127.0.0.1")
+    forged = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.9", "Authorization": f"token {hub.token}"}
+    with httpx.Client(
+        transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=30, headers=forged
+    ) as elsewhere:
+        assert elsewhere.post(f"{hub.url}hub/api/users/frank/server").status_code in {201, 202}
+    hub.until(lambda: hub.model("frank").get("ready"), "it runs")
+    hub.stop_server("frank")
+    assert admission(hub, hub.run_of("frank").id).address == "127.0.0.2", "what the proxy saw"
     refused = hub.world.audit("allocation.refused")
     assert refused[-1].detail["reasons"]
 

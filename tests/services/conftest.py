@@ -18,7 +18,7 @@ ROLES = {"alice": "owner", "bob": "admin", "carol": "member", "dave": "viewer"}
 def hub(tmp_path_factory: pytest.TempPathFactory, postgres: pg.Postgres) -> Iterator[GpuHub]:
     """On PostgreSQL: what two do at once meets there, while SQLite lets one wait for the other."""
     url = postgres.url(postgres.create_database())
-    quick = "c.RemoteGPU.webhook_retries = [0.5, 1.0]"
+    quick = "c.RemoteGPU.webhook_retries, c.RemoteGPU.webhook_networks = [0.5, 1.0], ['127.0.0.0/8']"
     with GpuHub(tmp_path_factory.mktemp("services"), quick, members=(*ROLES, "eve", "zoe"), db_url=url) as running:
         running.add_users("admin")
         put_members(running)

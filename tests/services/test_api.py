@@ -1,5 +1,6 @@
 """The REST API behind a real hub: who may do what, and that nothing which is sent breaks it."""
 
+import base64
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,7 @@ TABLE: dict[str, frozenset[str]] = {
     "dry_run_policy": HUB,
     "list_audit": HUB,
     "read_me": EVERYBODY,
+    "read_offers": EVERYBODY,
     "list_users": HUB,
     "read_user": HUB,
     "create_environment": frozenset({"owner", "admin", "member"}),
@@ -489,6 +491,23 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     assert len(set(told)) == len(told)
 
 
+@pytest.mark.parametrize("sort", ["reference", "-reference"])
+def test_a_list_takes_its_own_cursor_however_long_its_names_are(desk: Desk, sort: str):
+    names = [f"{'训' * 500}-{number}" for number in range(3)]
+    with begin(desk.hub.engine) as session:
+        for one in names:
+            catalog.put_image(session, reference=one, display_name="😀" * 100, actor=ADMIN, now=desk.hub.world.now)
+    try:
+        found = walk(lambda path: desk.ask("hub admin", "GET", path), f"images?limit=1&sort={sort}")
+        assert [one["reference"] for one in found if one["reference"] in names] == sorted(names, reverse=sort[0] == "-")
+        cursor = desk.ask("hub admin", "GET", "images?limit=1&sort=reference&search=训").json()["next"]
+        page = desk.hub.service("workspaces", f"admin/catalog?cursor={cursor}", token=desk.tokens["hub admin"])
+        assert names[1] in page.text
+    finally:
+        with begin(desk.hub.engine) as session:
+            session.execute(delete(Image).where(Image.reference.in_(names)))
+
+
 BAD = {
     "no JSON": {"content": b"{", "headers": {"Content-Type": "application/json"}},
     "nested": {"content": b"[" * 100_000, "headers": {"Content-Type": "application/json"}},
@@ -503,6 +522,18 @@ BAD = {
     "a NUL": {"json": {"models": {"A100\0": 1}}},
     "half a pair": {"content": b'{"models": {"\\ud800": 1}}', "headers": {"Content-Type": "application/json"}},
 }
+
+
+@pytest.mark.parametrize("depth", [300, 600, 900])
+@pytest.mark.parametrize("around", ["[{}]", '{{"models": {}}}'], ids=["lists", "objects"])
+def test_a_body_however_deep_is_a_clear_400(desk: Desk, around: str, depth: int):
+    text = "1"
+    for _ in range(depth):
+        text = around.format(text)
+    answer = desk.ask(
+        "hub admin", "PATCH", "workspaces/lab/quota", content=text, headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid")
 
 
 @pytest.mark.parametrize("given", BAD.values(), ids=BAD.keys())
@@ -520,8 +551,12 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
         "workspaces?limit=0", "workspaces?limit=201", "workspaces?limit=x", "workspaces?sort=owner", "audit?limit=1&limit=2",
         "audit?cursor=x", "audit?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
-        "workspaces?search=%00", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
+        "workspaces?search=%00", "offers?server_name=%00", "offers?colour=red", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
         f"audit?sort=-id&cursor={paging._cursor('-id', [2**70])}",
+        f"workspaces?cursor={base64.b64encode(b'[' * 2900).decode()}",
+        "audit?since=0001-01-01T00:00:00%2B14:00", "audit?until=9999-12-31T23:59:59-14:00",
+        f"audit?cursor={paging._cursor('-at', ['0001-01-01T00:00:00+14:00', 1])}",
+        f"workspaces?sort=created_at&cursor={paging._cursor('created_at', ['9999-12-31T23:59:59-14:00', 1])}",
     ],
 )  # fmt: skip
 def test_a_bad_query_is_a_clear_400(desk: Desk, path: str):
@@ -547,7 +582,17 @@ def test_what_was_changed_is_audited_under_the_requests_id(desk: Desk):
     wanted = select(AuditEntry).where(AuditEntry.request_id == answer.headers["X-Request-Id"])
     (entry,) = desk.hub.world.read(wanted)
     assert (entry.actor, entry.action) == ("bob", "workspace.update")
-    assert entry.address
+
+
+def test_the_audit_keeps_the_address_that_the_proxy_saw_and_not_what_the_client_wrote(desk: Desk):
+    forged = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.9"}
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=60) as elsewhere:
+        answer = elsewhere.patch(
+            f"{desk.client.base_url}workspaces/lab", json={"display_name": "from elsewhere"},
+            headers={"Authorization": f"token {desk.tokens['admin']}", **forged},
+        )  # fmt: skip
+    wanted = select(AuditEntry.address).where(AuditEntry.request_id == answer.headers["X-Request-Id"])
+    assert desk.hub.world.read(wanted) == ["127.0.0.2"]
 
 
 def test_an_environment_is_started_seen_stopped_by_an_admin_and_deleted(desk: Desk):
@@ -567,8 +612,12 @@ def test_an_environment_is_started_seen_stopped_by_an_admin_and_deleted(desk: De
     desk.hub.until(lambda: "environment.stopped" in told()[:1], "its end is among its events")
     past = desk.ask("member", "GET", f"{path}/runs").json()["items"]
     assert [one["end_reason"] for one in past[:1]] == ["admin"]
-    assert desk.ask("member", "POST", f"{path}/restart").status_code in (202, 409)
+    restart = lambda: desk.ask("member", "POST", f"{path}/restart", headers={"Idempotency-Key": "again"})  # noqa: E731
+    desk.hub.until(lambda: restart().status_code == 202, "it is started again")
     desk.hub.until(lambda: desk.hub.model("carol", "carols").get("ready"), "it runs again")
+    run = desk.hub.run_of("carol", "carols")
+    assert restart().status_code == 202
+    assert desk.hub.run_of("carol", "carols").id == run.id, "asked for once, it is restarted once"
     desk.hub.stop_server("carol", "carols")
 
 
@@ -580,6 +629,8 @@ def test_an_environment_is_made_once_however_often_it_is_asked_for_and_its_log_i
     assert {answer.status_code for answer in answers} <= {202, 409}, [answer.text for answer in answers]
     made = make(0)
     assert made.status_code == 202, made.text
+    other = desk.ask("member", "POST", "environments", json={**body, "cpu": 0.4}, headers={"Idempotency-Key": "make-1"})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "conflict")
     server = made.json()["server_name"]
     try:
         desk.hub.until(lambda: desk.hub.model("carol", server).get("ready"), "it runs")
@@ -759,6 +810,12 @@ async def stop_due(hub: GpuHub) -> None:
     """As the service does each minute."""
     async with HubClient(hub.api_url, hub.token) as client:
         await workers.stop_due(hub.runtime, client.stop_server)
+
+
+def test_offers_take_options_as_links_to_the_spawn_page_spell_them(desk: Desk):
+    told = desk.ask("member", "GET", "offers?opt-workspace=lab&opt-gpus=many&ports=ssh&ports=odd&cpu=0.1&gpu_model=")
+    assert told.status_code == 200, told.text
+    assert (told.json()["choice"]["workspace"], told.json()["choice"]["cpu_millis"]) == ("lab", 100)
 
 
 def test_the_description_tells_of_every_route(desk: Desk):

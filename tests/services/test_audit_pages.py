@@ -2,6 +2,7 @@
 
 import csv
 import io
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -114,6 +115,22 @@ def test_a_change_is_told_with_what_it_was_and_what_it_became(engine: Engine, no
     with begin(engine, read_only=True) as session:
         (told,) = entries.tell(session, View("en", currency="CNY"), [entry])
     assert [(line.label, line.before, line.after) for line in told.lines] == [("Budget a month", "¥5.00", "¥7.50")]
+
+
+def test_a_page_that_does_not_understand_blames_nobody_else_and_who_asks_too_often_is_told_how_long_to_wait(
+    hub: GpuHub,
+):
+    with httpx.Client(
+        base_url=f"{hub.url}services/workspaces/", timeout=60, trust_env=False,
+        headers={"Authorization": f"token {hub.token_of('nobody-yet')}"},
+    ) as client:  # fmt: skip
+        answer = client.put("limits")
+        assert (answer.status_code, "Something broke" in answer.text) == (405, False)
+        with ThreadPoolExecutor(16) as threads:
+            answers = list(threads.map(lambda _: client.put("limits"), range(400)))
+        refused = [one for one in answers if one.status_code == 429]
+        assert refused
+        assert all(int(one.headers["Retry-After"]) >= 1 for one in refused)
 
 
 def test_an_admin_reads_filters_and_downloads_and_nobody_else_does(hub: GpuHub):

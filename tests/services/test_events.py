@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -112,6 +113,18 @@ def test_everybody_hears_what_they_may_see_and_goes_on_where_they_were(hub: GpuH
     assert [one["kind"] for one in told["items"]] == ALL_STATES[1:], "the same as a list"
     assert losing.ended.wait(40), "a stream ends with its token"
     put_members(hub)
+
+
+@pytest.mark.parametrize(
+    "given", ["x", "-1", "１", "9" * 19, "9" * 5000], ids=["text", "minus", "wide", "long", "longer"]
+)
+def test_what_is_no_id_of_an_event_is_told(hub: GpuHub, given: str):
+    answer = httpx.get(
+        f"{hub.url}services/workspaces/api/events", timeout=30, trust_env=False,
+        headers=[("Authorization", f"token {hub.token_of('alice')}"), ("Accept", "text/event-stream"),
+                 ("Last-Event-ID", given.encode())],
+    )  # fmt: skip
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid")
 
 
 def remove(hub: GpuHub, name: str) -> None:
@@ -238,6 +251,27 @@ def test_a_webhook_is_signed_tried_again_and_logged(hub: GpuHub, desk: Desk, rec
     assert (again.status_code, again.json()["state"]) == (202, "waiting")
     hub.until(lambda: len(receiver.got) == 5, "it came once more", 10)
     assert desk.client.post(f"webhooks/{made['id']}/deliveries/{test['id']}/again").status_code == 409
+
+
+def test_a_webhook_to_the_neighbourhood_of_the_machine_is_told_at_once(desk: Desk):
+    for url in ("http://169.254.169.254/latest", "http://[::1]/hub/api", "http://0.0.0.0/"):
+        answer = desk.client.post("webhooks", json={"url": url, "kinds": [STARTED]})
+        assert (answer.status_code, "may not reach" in answer.json()["error"]["message"]) == (400, True)
+    made = desk.add("http://localhost.localdomain.invalid/hook", STARTED)
+    edit = {"url": "http://169.254.169.254/latest"}
+    assert desk.client.patch(f"webhooks/{made['id']}", json=edit).status_code == 400
+
+
+def test_a_test_is_sent_once_under_its_key_and_the_key_is_of_this_request_alone(desk: Desk, receiver: Receiver):
+    path = f"webhooks/{desk.add(receiver.url, STARTED)['id']}/test"
+    test = lambda path=path: desk.client.post(path, headers={"Idempotency-Key": "k-test"})  # noqa: E731
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: test(), range(4)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert (test().status_code, test().json()["delivered"], len(receiver.got)) == (200, True, 1)
+    other = desk.add(receiver.url + "/other", STARTED)["id"]
+    assert test(f"webhooks/{other}/test").status_code == 409
+    assert len(receiver.got) == 1
 
 
 def test_a_killed_service_loses_nothing_and_a_dead_receiver_holds_nobody_up(

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from remotegpu_hub.db import begin
-from remotegpu_hub.orm import EndReason, HostStatus, TickLease
+from remotegpu_hub.orm import EndReason, Gpu, HostStatus, TickLease
 from remotegpu_hub.services.pages import View
 from remotegpu_hub.services.workspaces import overview
 from tests.gpu_hubs import GpuHub
@@ -75,11 +75,12 @@ def test_what_needs_a_hand_is_named_with_where_it_is_mended(engine: Engine, now:
         session.execute(update(overview.Host).where(overview.Host.id == lost).values(cpu_millis=1))
     found = read(world)
     told = {one.says: one for one in found.concerns}
+    ids = dict(world.read(select(Gpu.uuid, Gpu.id)))
     expected = {
         "The tick sync is late: the service workspaces does it, and tells why in the hub's log.": "",
         "host-4 is offline. Environments that hold something there: 0.": "gpus?search=host-4",
-        "GPU 0 of host-3 is in error.": "gpus?search=host-3&focus=host-3-GPU-0",
-        "GPU 5 of host-3 is missing.": "gpus?search=host-3&focus=host-3-GPU-5",
+        "GPU 0 of host-3 is in error.": f"gpus?search=host-3&focus={ids['host-3-GPU-0']}",
+        "GPU 5 of host-3 is missing.": f"gpus?search=host-3&focus={ids['host-3-GPU-5']}",
         "failed of alice ended by an error: it ran out of memory": f"admin/audit?entity=allocation&which={failed.id}",
     }
     assert {says: told[says].path for says in expected} == expected

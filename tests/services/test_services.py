@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import httpx
 import psutil
 import pytest
 
@@ -63,6 +64,16 @@ def test_a_missing_argument_is_a_400_and_not_a_500(hub: GpuHub) -> None:
 def test_an_unknown_path_is_a_404_in_the_same_shape(hub: GpuHub) -> None:
     answer = hub.service("workspaces", "api/no/such/path", token=hub.token_of("alice"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_who_sends_too_much_is_told_in_the_same_shape(hub: GpuHub) -> None:
+    headers = {"Authorization": f"token {hub.token_of('alice')}", "Content-Type": "application/json"}
+    for service in ("workspaces", "billing"):
+        for size, status in ((1_000_000, 404), (1_000_001, 413), (20_000_000, 413)):
+            address = f"{hub.url}services/{service}/api/nothing"
+            answer = httpx.post(address, content=b"x" * size, headers=headers, timeout=60, trust_env=False)
+            assert answer.status_code == status, answer.text
+            assert answer.json()["error"]["code"] == ("too_large" if status == 413 else "not_found")
 
 
 def test_the_quote_of_rest_is_what_admission_then_does(hub: GpuHub) -> None:

@@ -107,7 +107,7 @@ def read_map(session: Session, *, search: str, model: str, after: str, focus: st
     for run in sorted(runs_of.values(), key=lambda one: one.id):
         there[run.host_id].append(run)
     rows = [_row(host, squares[host.id], there[host.id], ends.get(host.id)) for host in hosts]
-    found = next((one for row in rows for one in row.squares if one.gpu.uuid == focus), None)
+    found = next((one for row in rows for one in row.squares if str(one.gpu.id) == focus), None)
     return Map(rows, _totals(session), more, found)
 
 
@@ -252,20 +252,22 @@ class GpuMap(Page):
 
 
 class ChangeMachine(Page):
-    """Take a host or a GPU out for repair and back, or stop what holds a GPU."""
+    """Take a host or a GPU out for repair and back, or stop what holds a GPU. A GPU is named by its host and its number
+    there: a device plugin's have no names of their own."""
 
-    async def get(self, kind: str, name: str, verb: str) -> None:
+    async def get(self, kind: str, name: str, verb: str, index: str = "") -> None:
         self.back("gpus")
 
-    async def post(self, kind: str, name: str, verb: str) -> None:
+    async def post(self, kind: str, name: str, verb: str, index: str = "") -> None:
         try:
             grace = GRACES.get(self.get_body_argument("grace", ""))
             if kind == "hosts" and verb == "maintenance" and grace is not None:
                 await self.do(_CHANGES[machines.drain_host], {"host": name}, machines.Drain(grace_seconds=grace))
+            elif kind == "hosts" and index:
+                body = machines.GpuEdit(status=verb)  # type: ignore[arg-type]
+                await self.do(_CHANGES[machines.edit_gpu_of_host], {"host": name, "index": index}, body)
             elif kind == "hosts":
                 await self.do(_CHANGES[machines.edit_host], {"host": name}, machines.HostEdit(status=verb))  # type: ignore[arg-type]
-            elif kind == "gpus":
-                await self.do(_CHANGES[machines.edit_gpu], {"uuid": name}, machines.GpuEdit(status=verb))  # type: ignore[arg-type]
             else:
                 await self.do(_CHANGES[runs.stop_environment], {"id": name})
         except RemoteGPUError as error:
@@ -281,6 +283,10 @@ class ChangeMachine(Page):
 ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
     (r"gpus", GpuMap, {}),
     (r"machines/(?P<kind>hosts)/(?P<name>[^/]+)/(?P<verb>maintenance|online)", ChangeMachine, {}),
-    (r"machines/(?P<kind>gpus)/(?P<name>[^/]+)/(?P<verb>maintenance|available)", ChangeMachine, {}),
+    (
+        r"machines/(?P<kind>hosts)/(?P<name>[^/]+)/gpus/(?P<index>[0-9]+)/(?P<verb>maintenance|available)",
+        ChangeMachine,
+        {},
+    ),
     (r"machines/(?P<kind>environments)/(?P<name>[0-9]+)/(?P<verb>stop)", ChangeMachine, {}),
 ]

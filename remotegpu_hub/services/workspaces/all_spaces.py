@@ -106,7 +106,9 @@ def _bar(view: View, spent: int, budget: Budget | None) -> Bar | None:
 async def show_rows(page: Page, error: RemoteGPUError | None = None) -> None:
     """Render the list, with what went wrong."""
     view = View(page.language, currency=page.runtime.settings.currency)
-    given = {name: page.get_query_argument(name, "")[:500].replace("\0", "") for name in (*FILTERS, "cursor")}
+    given = {
+        name: page.get_query_argument(name, "")[: paging.MOST_CURSOR].replace("\0", "") for name in (*FILTERS, "cursor")
+    }
 
     def work(session: Session) -> tuple[list[Row], str | None]:
         call = call_of(page, session, LIST, {}, None, None)

@@ -16,6 +16,7 @@ from ...units import GIB, parse_bytes, parse_cores, show_thousandths
 from .. import api
 from ..api import Call, Route, call_of, tag
 from ..pages import Page, View
+from ..paging import MOST_CURSOR
 from . import catalogue, machines
 
 _ROUTES: Final[dict[Callable[..., Any], Route]] = {route.work: route for route in (*machines.ROUTES, *catalogue.ROUTES)}
@@ -83,7 +84,7 @@ class Catalog(Page):
 
     async def show_catalog(self, error: RemoteGPUError | None = None) -> None:
         view = View(self.language, currency=self.runtime.settings.currency)
-        given = {name: self.get_query_argument(name, "")[:500].replace("\0", "") for name in FILTERS}
+        given = {name: self.get_query_argument(name, "")[:MOST_CURSOR].replace("\0", "") for name in FILTERS}
 
         def work(session: Session) -> tuple[list[FlavorRow], list[Any], str | None, RemoteGPUError | None]:
             call = call_of(self, session, IMAGES, {}, None, None)

@@ -77,7 +77,7 @@ def list_events(call: Call) -> Any:
         call.session, query, asked, sorts={"id": (Event.number,)}, sort=asked.sort, shown=lambda one: one.id
     )  # fmt: skip
     found = events.of_ids(call.session, rows)
-    return [found[one].plain for one in rows], following
+    return [found[one].plain for one in rows if one in found], following
 
 
 def list_events_of_environment(call: Call) -> Any:
@@ -87,7 +87,7 @@ def list_events_of_environment(call: Call) -> Any:
         call.session, query, call.query, sorts={"id": (Event.number,)}, sort="-id", shown=lambda event: event.id
     )  # fmt: skip
     found = events.of_ids(call.session, rows)
-    return [found[row].plain for row in rows], following
+    return [found[row].plain for row in rows if row in found], following
 
 
 ROUTES = [
@@ -256,7 +256,7 @@ class Stream(Api):
         given = self.request.headers.get("Last-Event-ID")
         if given is None or given == "":
             return asked.after
-        if not given.isascii() or not given.isdigit() or int(given) > LARGEST:
+        if not given.isascii() or not given.isdigit() or len(given) > 19 or int(given) > LARGEST:
             raise Invalid("{value} is not the id of an event.", value=given[:100])
         return int(given)
 

@@ -9,9 +9,9 @@ from ...domain import webhooks as street
 from ...errors import Invalid, RemoteGPUError
 from ...orm import Delivery, DeliveryState, Webhook
 from ...runtime import utcnow
-from ..api import Call, Needs, Route, call_of, check
+from ..api import Call, Needs, Route, call_of, check, tag_of, write
 from ..pages import Page, View
-from ..paging import Paging
+from ..paging import MOST_CURSOR, Paging
 from . import webhooks
 
 HERE = "admin/webhooks"
@@ -38,6 +38,8 @@ class Row:
     webhook: Webhook
     last: Delivery | None
     """The newest one that was tried."""
+    seen: str
+    """ETag of what is shown, for the form."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def read_page(call: Call) -> Found:
     if focus is not None:
         given = {"limit": A_PAGE, **({"cursor": asked["cursor"]} if asked["cursor"] else {})}
         log, older = webhooks.log_of(call, focus, check(Paging, given))
-    return Found([Row(one, last.get(one.id)) for one in hooks], focus, log, older)
+    return Found([Row(one, last.get(one.id), tag_of(write(_EDIT, one))) for one in hooks], focus, log, older)
 
 
 SHOW = Route("GET", HERE, "The page of webhooks", Needs.HUB_ADMIN, read_page)
 _ROUTES = {route.work: route for route in webhooks.ROUTES}
+_EDIT = _ROUTES[webhooks.edit_webhook]
 
 
 async def show(
@@ -75,7 +78,7 @@ async def show(
     view = View(page.language)
     query = {
         "focus": focus or page.get_query_argument("focus", "")[:20],
-        "cursor": page.get_query_argument("cursor", "")[:500],
+        "cursor": page.get_query_argument("cursor", "")[:MOST_CURSOR],
     }
     found = await page.ask(lambda session: SHOW.work(call_of(page, session, SHOW, {}, query, None)))
 
@@ -122,18 +125,19 @@ class ChangeWebhook(Page):
         self.back(HERE)
 
     async def post(self, id: str, verb: str, delivery: str = "") -> None:
-        path, told, body = {"id": id}, verb, None
+        path, told, body, seen = {"id": id}, verb, None, None
         try:
             if verb in ("pause", "resume"):
                 work, body = webhooks.edit_webhook, webhooks.WebhookEdit(active=verb == "resume")
             elif verb == "edit":
                 given = {"url": self.get_body_argument("url", ""), "kinds": self.get_body_arguments("kinds")}
                 work, body = webhooks.edit_webhook, check(webhooks.WebhookEdit, given)
+                seen = self.get_body_argument("seen", "")
             elif verb == "again":
                 work, path["delivery"] = webhooks.deliver_again, delivery
             else:
                 work = webhooks.test_webhook if verb == "test" else webhooks.remove_webhook
-            await self.do(_ROUTES[work], path, body)
+            await self.do(_ROUTES[work], path, body, seen=seen)
         except RemoteGPUError as error:
             self.set_status(error.status)
             await show(self, error=error, focus=id)

@@ -136,7 +136,7 @@ def rows(session: Session, items: list[dict[str, Any]]) -> list[QuotaRequest]:
     found = {
         one.id: one for one in session.scalars(select(QuotaRequest).where(QuotaRequest.id.in_(ids)).options(*wanted))
     }
-    return [found[number] for number in ids]
+    return [found[number] for number in ids if number in found]  # what went meanwhile is left out
 
 
 async def show_limits(page: Page, error: RemoteGPUError | None = None) -> None:

@@ -1,7 +1,7 @@
 """Routes of hosts, GPUs, images and flavors."""
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 from sqlalchemy import select
@@ -43,6 +43,12 @@ class HostShown(Shape):
     environments: int = Field(description="That run there now.")
     overcommitted: bool = Field(description="More is used than there is: the host lost something meanwhile.")
     last_seen_at: datetime
+
+
+LIVE: Final = frozenset(
+    {"used_gpu_millis", "used_cpu_millis", "used_memory_bytes", "environments", "overcommitted", "last_seen_at"}
+)
+"""What of a host changes while nobody edits it."""
 
 
 class HostsAsked(Paging):
@@ -238,11 +244,12 @@ def list_flavors(call: Call) -> Any:
 ROUTES = [
     Route("GET", "hosts", "List hosts with what is held of them", Needs.HUB_ADMIN, list_hosts, answers=HostShown,
           query=HostsAsked, listing=True),
-    Route("GET", "hosts/{host}", "Read a host", Needs.HUB_ADMIN, read_host, answers=HostShown, etag=True),
+    Route("GET", "hosts/{host}", "Read a host", Needs.HUB_ADMIN, read_host, answers=HostShown, etag=True,
+          volatile=LIVE),
     Route("PATCH", "hosts/{host}", "Take a host out for maintenance, or put it back to work", Needs.HUB_ADMIN,
-          edit_host, answers=HostShown, body=HostEdit, etag=True, shows=read_host),
+          edit_host, answers=HostShown, body=HostEdit, etag=True, shows=read_host, volatile=LIVE),
     Route("POST", "hosts/{host}/drain", "Take a host out, and end what runs there after a while", Needs.HUB_ADMIN,
-          drain_host, answers=DrainShown, body=Drain),
+          drain_host, answers=DrainShown, body=Drain, shows=read_host, shown_as=HostShown, volatile=LIVE),
     Route("GET", "hosts/{host}/environments", "List the environments that hold something of a host", Needs.HUB_ADMIN,
           list_environments_of_host, answers=runs.EnvironmentShown, query=runs.EnvironmentsAsked, listing=True),
     Route("GET", "hosts/{host}/gpus", "List the GPUs of a host with who holds them", Needs.HUB_ADMIN,

@@ -86,5 +86,5 @@ def _names(session: Session, user_id: int) -> list[str]:
 
 ROUTES = [
     Route("POST", "environments", "Make an environment and start it", Needs.SELF, create_environment, answers=Made,
-          body=NewEnvironment, status=202),
+          body=NewEnvironment, status=202, repeats=True),
 ]  # fmt: skip

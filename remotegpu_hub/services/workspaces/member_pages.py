@@ -1,7 +1,6 @@
 """Pages of a workspace's members: roles, suspending, removing, invitations, and what each may hold there."""
 
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from sqlalchemy import select
@@ -10,10 +9,9 @@ from ...domain import inventory, quotas, workspaces
 from ...domain import invitations as street
 from ...errors import Invalid, NotFound, RemoteGPUError
 from ...orm import QUOTA_RESOURCES, MemberStatus, Role, User
-from ...units import GIB, show_thousandths
 from ..api import Call, check, tag
 from ..pages import Bar, View
-from . import invitations, limits, spaces
+from . import amounts, invitations, limits, spaces
 from .pages import _bars as bars_of
 from .space_frame import NAME, SpacePage, named, route_of, running_of
 
@@ -135,7 +133,7 @@ class ChangeMember(SpacePage):
         path = {"workspace": name, "user": user}
         try:
             if verb == "remove":
-                await self.do(route_of(spaces.remove_member), path)
+                await self.do(route_of(spaces.remove_member), path, seen=self.given("seen"))
             else:
                 status = {"suspend": "suspended", "resume": "active"}.get(verb, self.given("status"))
                 body = check(spaces.MemberEdit, {"role": self.given("role"), "status": status})
@@ -172,8 +170,6 @@ class OneMember:
 
 
 LIMITS_READ, LIMITS_EDIT = route_of(limits.read_member_quota), route_of(limits.edit_member_quota)
-SCALES = {"gpu_millis": 1000, "cpu_millis": 1000, "memory_bytes": GIB, "storage_bytes": GIB}
-"""How many of the column's unit one of the form's is."""
 UNLIMITED_WORDS = ("unlimited", "不限")
 
 
@@ -194,27 +190,12 @@ def written(view: View, name: str, value: int | str | None) -> str:
         return ""
     if isinstance(value, str):
         return view.say(value)
-    scale = SCALES.get(name, 1)
-    return show_thousandths(value * 1000 // scale) if scale > 1 else str(value)
+    return amounts.show(name, value)
 
 
 def read_limit(name: str, text: str) -> int | str | None:
-    """What was typed, in the column's unit. Raises: Invalid."""
-    text = text.strip()
-    if not text:
-        return None
-    if text.lower() in UNLIMITED_WORDS:
-        return "unlimited"
-    scale = SCALES.get(name, 1)
-    try:
-        number = Decimal(text) * scale
-        if not number.is_finite() or number < 0 or number >= 2**63 - 1 or (scale == 1 and number % 1):
-            raise ValueError
-    except (InvalidOperation, ValueError):
-        raise Invalid(
-            "{value} is not a limit: write a number such as 4, the word unlimited, or nothing.", value=text[:40]
-        ) from None
-    return int(number)
+    """What was typed, in the column's unit, exactly. Raises: Invalid."""
+    return "unlimited" if text.strip().lower() in UNLIMITED_WORDS else amounts.read(name, text)
 
 
 def whole(text: str) -> int:

@@ -265,7 +265,7 @@ def _gpus(session: Session, view: View) -> Iterable[Concern]:
     bad = (Gpu.status == GpuStatus.ERROR) | Gpu.foreign | (Gpu.missing & ~replaced)
     query = select(Gpu, Host.name).join(Host, Host.id == Gpu.host_id).where(bad, Host.status == HostStatus.ONLINE)
     for gpu, host in session.execute(query.order_by(Host.name, Gpu.index)):
-        path = "gpus?" + urlencode({"search": host, "focus": gpu.uuid})
+        path = "gpus?" + urlencode({"search": host, "focus": gpu.id})
         facts = {"host": host, "index": gpu.index}
         if gpu.missing:
             yield Concern("bad", view.say("GPU {index} of {host} is missing.", **facts), path)

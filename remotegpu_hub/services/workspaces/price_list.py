@@ -2,14 +2,15 @@
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, StrictInt
+from pydantic import Field, StrictInt
 from sqlalchemy import or_, select
 
 from ... import plain
 from ...domain import prices
 from ...orm import Price
 from ...units import Money
-from ..api import LARGEST, Call, Needs, Paging, Route, Shape, page
+from ..api import LARGEST, Call, Moment, Needs, Route, Shape
+from ..paging import Paging, page
 
 
 class PriceShown(Shape):
@@ -28,7 +29,7 @@ class PricesAsked(Paging):
 class NewPrice(Shape):
     resource: str = Field(min_length=1, max_length=100)
     unit_price_micros: Annotated[StrictInt, Field(ge=0, le=LARGEST, description="Millionths of the currency.")]
-    effective_from: AwareDatetime | None = Field(None, description="Null: now. Never in the past, once it had a price.")
+    effective_from: Moment | None = Field(None, description="Null: now. Never in the past, once it had a price.")
 
 
 def list_prices(call: Call) -> Any:

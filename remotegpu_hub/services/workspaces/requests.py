@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
@@ -19,7 +19,7 @@ from ...orm import (
     Role,
     Workspace,
 )
-from ..api import ROLES, Call, Needs, Route, Shape
+from ..api import ROLES, Call, Moment, Needs, Route, Shape
 from ..paging import Paging, page
 from .limits import Amount, Limit
 from .spaces import check_may_limit
@@ -69,7 +69,7 @@ class NewRequest(Shape):
     workspace: str | None = Field(None, max_length=64)
     limits: Limits
     reason: Text = Field(min_length=1)
-    needed_until: AwareDatetime | None = Field(None, description="With its zone, such as 2026-12-31T00:00:00Z.")
+    needed_until: Moment | None = Field(None, description="With its zone, such as 2026-12-31T00:00:00Z.")
 
 
 class Approval(Shape):
@@ -164,7 +164,10 @@ def _to_decide(call: Call) -> QuotaRequest:
 
 
 def read_quota_request(call: Call) -> Any:
-    return plain.quota_request(_find(call)[0])
+    found, _ = _find(call)
+    if call.locked:
+        requests.hold(call.session, found)
+    return plain.quota_request(found)
 
 
 def approve_quota_request(call: Call) -> Any:
@@ -202,9 +205,9 @@ ROUTES = [
     Route("GET", "quota-requests/{id}", "Read a request", Needs.SELF, read_quota_request, answers=RequestShown,
           etag=True),
     Route("POST", "quota-requests/{id}/approve", "Set what was asked for, or other numbers", Needs.DECIDER,
-          approve_quota_request, answers=RequestShown, body=Approval),
+          approve_quota_request, answers=RequestShown, body=Approval, etag=True, shows=read_quota_request),
     Route("POST", "quota-requests/{id}/refuse", "Refuse it with an answer", Needs.DECIDER, refuse_quota_request,
-          answers=RequestShown, body=Refusal),
+          answers=RequestShown, body=Refusal, etag=True, shows=read_quota_request),
     Route("POST", "quota-requests/{id}/withdraw", "Take back what you asked for", Needs.SELF, withdraw_quota_request,
           answers=RequestShown),
 ]  # fmt: skip

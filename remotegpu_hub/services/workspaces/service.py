@@ -1,16 +1,14 @@
 """Routes and ticks of the service `workspaces`."""
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable
-from typing import Any
+from functools import cache
 
-from sqlalchemy.orm import Session
-
-from ... import choices, courier, workers
-from ...domain.offers import offers
-from ...runtime import Runtime, utcnow
-from ..api import handlers
+from ... import courier, workers
+from ...runtime import Runtime
+from ..api import Buckets, handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
 from ..pages import STATIC
@@ -23,6 +21,7 @@ from . import (
     member_pages,
     pages,
     quota_pages,
+    quoting,
     request_pages,
     space_pages,
     try_page,
@@ -32,38 +31,21 @@ from . import site as sites
 from .routes import ROUTES
 
 
-class Offers(Handler):
-    """What the caller may start now, with the price and limits of the choice in the query."""
-
-    async def get(self) -> None:
-        query = {
-            key.removeprefix("opt-"): [value.decode("utf-8", "replace") for value in values]
-            for key, values in self.request.query_arguments.items()
-        }
-        server_name = query.pop("server_name", [""])[0]
-        choice = choices.prefill(query)
-        settings = self.runtime.settings
-
-        def work(session: Session) -> Any:
-            return offers(
-                session,
-                user=self.caller(session),
-                server_name=server_name,
-                choice=choice,
-                rules=self.runtime.rules,
-                now=utcnow(),
-                insecure_demo=settings.insecure_demo,
-            )
-
-        self.answer(await self.ask(work))
+@cache
+def _description() -> str:
+    """Made once: it takes the schemas of all routes."""
+    prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
+    return json.dumps(describe(ROUTES, title="remotegpu-hub", server=f"{prefix}api"), ensure_ascii=False)
 
 
 class Description(Handler):
     """The OpenAPI description of all routes."""
 
+    buckets = Buckets()
+
     async def get(self) -> None:
-        prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
-        self.answer(describe(ROUTES, title="remotegpu-hub", server=f"{prefix}api"))
+        self.buckets.take(f"{self.current_user.get('kind')}:{self.current_user['name']}")
+        self.finish(_description())
 
 
 def ticks(runtime: Runtime) -> list[Awaitable[None]]:
@@ -97,14 +79,11 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
 
 def main() -> None:
     """Serve until the hub's process ends."""
-    own: list[tuple[str, type[Handler], dict[str, Any]]] = [
-        (r"api/offers/?", Offers, {}), (r"api/openapi\.json", Description, {}),
-    ]  # fmt: skip
     run(
         "remotegpu_hub.services.workspaces",
         [
-            *own,
-            *handlers(ROUTES, {"events": events.Stream}),
+            (r"api/openapi\.json", Description, {}),
+            *handlers(ROUTES, {"events": events.Stream, "offers": quoting.Offers}),
             *pages.ROUTES,
             *environment_page.ROUTES,
             *try_page.ROUTES,

@@ -25,6 +25,7 @@ from ...orm import (
 from ...runtime import utcnow
 from ..api import Call, Route, call_of
 from ..pages import Page, View
+from ..paging import MOST_CURSOR
 from . import invitations, limits, runs, spaces, usage
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class SpacePage(Page):
 
     def asked(self, *names: str) -> dict[str, str]:
         """Query arguments of these names that a database can keep."""
-        given = {name: self.get_query_argument(name, "")[:500] for name in names}
+        given = {name: self.get_query_argument(name, "")[:MOST_CURSOR] for name in names}
         return {name: value.replace("\0", "") for name, value in given.items() if value}
 
     def given(self, name: str, most: int = 500) -> str:

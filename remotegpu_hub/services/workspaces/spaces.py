@@ -193,8 +193,8 @@ def list_members(call: Call) -> Any:
     sorts = {"user": (User.name, User.id)}
     found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
     rows = call.session.scalars(select(Member).where(*mine, Member.user_id.in_([one.id for one in found])))
-    by_id = {one.user_id: one for one in rows}
-    return [member_shown(by_id[one.id]) for one in found], following
+    by_id = {one.user_id: one for one in rows}  # without who left meanwhile
+    return [member_shown(by_id[one.id]) for one in found if one.id in by_id], following
 
 
 def read_member(call: Call) -> Any:
@@ -268,7 +268,7 @@ ROUTES = [
     Route("PATCH", "workspaces/{workspace}", "Change its display name, time zone or hub group", Needs.MANAGER,
           edit_workspace, answers=WorkspaceShown, body=WorkspaceEdit, etag=True, shows=read_workspace),
     Route("POST", "workspaces/{workspace}/archive", "Close it for new starts", Needs.OWNER, archive_workspace,
-          answers=WorkspaceShown),
+          answers=WorkspaceShown, etag=True, shows=read_workspace),
     Route("POST", "workspaces/{workspace}/leave", "Leave it", Needs.MEMBER, leave_workspace),
     Route("GET", "workspaces/{workspace}/members", "List members by name", Needs.MEMBER, list_members,
           answers=MemberShown, query=MembersAsked, listing=True),

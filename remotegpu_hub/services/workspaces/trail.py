@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from sqlalchemy import select
 
 from ...orm import AuditEntry
-from ..api import LARGEST, Call, Needs, Route, Shape
+from ..api import LARGEST, Call, Moment, Needs, Route, Shape
 from ..paging import Paging, page
 
 
@@ -30,8 +30,8 @@ class AuditAsked(Paging):
     action: str | None = Field(None, max_length=64, description="Such as `quota.put`.")
     entity: str | None = Field(None, max_length=40)
     entity_id: int | None = Field(None, ge=1, le=LARGEST)
-    since: AwareDatetime | None = Field(None, description="With its zone, such as 2026-11-01T00:00:00Z.")
-    until: AwareDatetime | None = None
+    since: Moment | None = Field(None, description="With its zone, such as 2026-11-01T00:00:00Z.")
+    until: Moment | None = None
 
 
 def list_audit(call: Call) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -25,6 +26,7 @@ class Operation:
     """A body to begin with; empty where it takes none."""
 
 
+@cache
 def operations() -> list[tuple[str, list[Operation]]]:
     """All routes by the first part of their path."""
     description = describe(API, title="remotegpu-hub")

@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from pydantic import Field, StrictBool
 from sqlalchemy import select
 
+from ...clients import networks
 from ...clients import webhooks as receivers
 from ...db import begin
 from ...domain import events, webhooks
-from ...errors import Conflict
+from ...errors import Conflict, Invalid
 from ...observed import Reply
 from ...orm import Delivery, DeliveryState, EventKind, Webhook
 from ...runtime import utcnow
@@ -80,11 +83,23 @@ def read_webhook(call: Call) -> Webhook:
 
 def create_webhook(call: Call) -> Any:
     given: NewWebhook = call.body
+    _check_reach(call, given.url)
     made = webhooks.create(
         call.session, url=given.url, kinds=[one.value for one in given.kinds], key=call.runtime.settings.webhook_key,
         actor=call.actor, now=call.now,
     )  # fmt: skip
     return {**{name: getattr(made, name) for name in WebhookShown.model_fields}, "secret": ""}
+
+
+def _check_reach(call: Call, url: str) -> None:
+    """Tell at once what would never be sent; what a name stands for is looked at with each event. Raises: Invalid."""
+    with suppress(ValueError):  # the street says what is wrong with it
+        address = networks.literal(urlsplit(url).hostname or "")
+        if address is not None and not networks.allowed(address, call.runtime.webhook_networks):
+            raise Invalid(
+                "{value} is this machine or its neighbourhood, which webhooks may not reach unless "
+                "c.RemoteGPU.webhook_networks allows it.", value=str(address),
+            )  # fmt: skip
 
 
 def add_secret(call: Call, text: str) -> str:
@@ -97,6 +112,8 @@ def add_secret(call: Call, text: str) -> str:
 
 def edit_webhook(call: Call) -> Any:
     given: WebhookEdit = call.body
+    if given.url is not None:
+        _check_reach(call, given.url)
     values: dict[str, Any] = given.model_dump(exclude_unset=True, exclude_none=True)
     if "kinds" in values:
         values["kinds"] = [one.value for one in values["kinds"]]
@@ -127,7 +144,8 @@ def test_webhook(call: Call) -> Later:
     async def act() -> dict[str, Any]:
         async with receivers.client() as http:
             reply = await receivers.send(
-                http, url=url, secret=secret, event=event, now_seconds=int(utcnow().timestamp())
+                http, url=url, secret=secret, event=event, now_seconds=int(utcnow().timestamp()),
+                more=runtime.webhook_networks,
             )  # fmt: skip
         await asyncio.wrap_future(runtime.submit(note, reply))
         return {
@@ -183,7 +201,8 @@ ROUTES = [
     Route("GET", "webhooks/{id}", "Read a webhook", Needs.HUB_ADMIN, read_webhook, answers=WebhookShown, etag=True),
     Route("PATCH", "webhooks/{id}", "Change its address or kinds, pause it or let it go on", Needs.HUB_ADMIN,
           edit_webhook, answers=WebhookShown, body=WebhookEdit, etag=True, shows=read_webhook),
-    Route("DELETE", "webhooks/{id}", "Remove a webhook", Needs.HUB_ADMIN, remove_webhook),
+    Route("DELETE", "webhooks/{id}", "Remove a webhook", Needs.HUB_ADMIN, remove_webhook,
+          shows=read_webhook, shown_as=WebhookShown),
     Route("POST", "webhooks/{id}/test", "Send it an event of the kind `test` now, and tell what it said",
           Needs.HUB_ADMIN, test_webhook, answers=Tested),
     Route("GET", "webhooks/{id}/deliveries", "List what was sent to it, newest first", Needs.HUB_ADMIN,
