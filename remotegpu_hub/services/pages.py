@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jupyterhub.utils import url_path_join
@@ -190,10 +191,10 @@ class Page(Request):
             )
         )  # fmt: skip
 
-    def back(self, path: str = "", *, told: str = "") -> None:
-        """Answer a form: the page anew, by a GET, with one sentence on it."""
-        query = f"?told={told}" if told else ""
-        self.redirect(self.address(path) + query, status=303)
+    def back(self, path: str = "", *, told: str = "", **asked: str) -> None:
+        """Answer a form: the page anew, by a GET, with one sentence on it; of a long list the part that was seen."""
+        query = urlencode({**asked, "told": told} if told else asked)
+        self.redirect(self.address(path) + (f"?{query}" if query else ""), status=303)
 
 
 def slug(name: str, taken: Sequence[str]) -> str:

@@ -62,8 +62,8 @@ def test_the_first_page_asks_eight_times(world: World, statements: Callable[...,
     def read(session: Session) -> None:
         alice = users.by_name(session, name="alice")
         found = pages.mine(session, View("en"), user=alice, login="", now=world.now)
-        assert [len(row.ways) for row in found.rows] == [1, 1, 1]
-        assert len({row.run.host.name for row in found.rows if row.run}) == 3
+        assert [len(row.ways) for row in found.running] == [1, 1, 1]
+        assert len({row.run.host.name for row in found.running if row.run}) == 3
 
     assert statements(read) == 8
 

@@ -39,15 +39,16 @@
     for (const button of event.target.querySelectorAll("button")) button.disabled = true;
   });
 
-  // What lives is renewed where it has changed, unless somebody is answering a question in it.
+  // What lives is renewed where it has changed, unless somebody is answering a question in it, or types.
   const live = document.querySelector("[data-live]");
   if (!live) return;
   const lost = document.getElementById("lost");
   const here = new URL(live.dataset.live || location.href, location.href); // after a refused form the address is the form's
   here.searchParams.delete("told");
   let served = live.innerHTML, asking = false;
+  const taken = () => live.querySelector(".rg-ask[open], input:focus");
   async function renew() {
-    if (asking || document.hidden || live.querySelector(".rg-ask[open]")) return;
+    if (asking || document.hidden || taken()) return;
     asking = true;
     try {
       // The hub takes a cookie from a script only together with the page's own token.
@@ -57,7 +58,7 @@
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.querySelector("[data-live]");
       lost.hidden = true;
-      if (fresh && fresh.innerHTML !== served && !live.querySelector(".rg-ask[open]")) {
+      if (fresh && fresh.innerHTML !== served && !taken()) {
         served = fresh.innerHTML;
         const focus = live.contains(document.activeElement) ? [...live.querySelectorAll("a, button, summary")].indexOf(document.activeElement) : -1;
         live.innerHTML = served;

@@ -5,14 +5,15 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, select, union_all
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from ...domain import environments, invitations, metering, ports, prices, quotas, workspaces
 from ...domain import keys as street_keys
-from ...errors import RemoteGPUError
+from ...errors import Invalid, RemoteGPUError
 from ...orm import (
     DELETED,
+    ENDED,
     USAGE,
     Allocation,
     BillingRecord,
@@ -28,12 +29,14 @@ from ...orm import (
 )
 from ...runtime import utcnow
 from ...units import GPU_HOUR, month_of
-from ..api import Route
+from ..api import LARGEST, Route
 from ..pages import Bar, Page, View, bar, slug
 from . import keys as key_routes
 from . import runs
 
 MONTH_OF_A_USER = "UTC"
+A_PAGE = 20
+"""Of environments that hold nothing; what holds something is shown always."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,12 @@ class Row:
 class Mine:
     """All that the first page shows of its reader."""
 
-    rows: list[Row]
+    running: list[Row]
+    """All that hold something now."""
+    rest: list[Row]
+    """A page of the others, the newest first."""
+    following: str
+    """The cursor of the next page; empty on the last one."""
     an_hour: int
     this_month: int
     gpus: Bar
@@ -65,23 +73,31 @@ class Mine:
     """Workspaces that ask the reader in."""
 
 
-def mine(session: Session, view: View, *, user: User, login: str, now: datetime) -> Mine:
-    """Read the first page: a few statements, however many environments there are."""
-    kept = session.execute(_kept, {"whose": user.id}).all()
+def mine(
+    session: Session, view: View, *, user: User, login: str, now: datetime, search: str = "", cursor: str = ""
+) -> Mine:
+    """Read the first page: a few statements, however many environments there are. Search and cursor are of those that
+    hold nothing. Raises: Invalid for a cursor of another list."""
+    query = _kept(runs.fits(search)) if search else _all_kept
+    kept = session.execute(query, {"whose": user.id, "before": _before(cursor)}).all()
     unwritten = metering.running_of(session, user_id=user.id, now=now)
     rows = []
     for one, last, stops_at, written in kept:
         run = last if last is not None and last.ended_at is None else None
         cost = int(written) + sum(part.amount for part in unwritten.get(last.id, ())) if last else 0
         rows.append(Row(one, run, last, cost, stops_at if run else None, ports.ways(run, login=login) if run else []))
-    rows.sort(key=lambda row: (row.run is None, -row.environment.id))
+    rows.sort(key=lambda row: -row.environment.id)
+    running, rest = [row for row in rows if row.run], [row for row in rows if not row.run]
+    following = str(rest[A_PAGE - 1].environment.id) if len(rest) > A_PAGE else ""
     month = month_of(now, MONTH_OF_A_USER)
     written, currency = session.execute(_sums, {"whose": user.id, "month": month}).one()
     parts = [part for one in unwritten.values() for part in one if month_of(part.start, MONTH_OF_A_USER) == month]
     level = _own_level(session, user, now)
     return Mine(
-        rows=rows,
-        an_hour=sum(row.run.price_per_hour for row in rows if row.run),
+        running=running,
+        rest=rest[:A_PAGE],
+        following=following,
+        an_hour=sum(row.run.price_per_hour for row in running if row.run),
         this_month=int(written or 0) + sum(part.amount for part in parts),
         gpus=bar(view, view.say("Your GPUs"), "gpus", level.held["gpu_millis"], level.limits["gpu_millis"]),
         gpu_hours=bar(
@@ -102,27 +118,58 @@ def written_of_run() -> Any:
     return part(BillingRecord.kind == USAGE) + part(BillingRecord.kind != USAGE)
 
 
-_newest = aliased(Allocation)
-_kept: Any = (
-    select(
-        Environment,
-        Allocation,
-        select(func.min(Deadline.at)).where(Deadline.allocation_id == Allocation.id).scalar_subquery(),
-        written_of_run(),
+_newest, _open = aliased(Allocation), aliased(Allocation)
+_whose: Any = bindparam("whose")
+_running = select(_open.environment_id).where(_open.user_id == _whose, _open.state != ENDED, ~_open.metered)
+
+
+def _kept(*wanted: Any) -> Any:
+    """A user's environments, each with its newest run, when that stops, and what the ledger has of it: all that hold
+    something, and of the others that are wanted a page and one more."""
+    others = (
+        select(Environment.id)
+        .where(
+            Environment.user_id == _whose, Environment.state != DELETED, Environment.id < bindparam("before"),
+            Environment.id.not_in(_running), *wanted,
+        )
+        .order_by(Environment.id.desc())
+        .limit(A_PAGE + 1)
+        .subquery()
+    )  # fmt: skip
+    return (
+        select(
+            Environment,
+            Allocation,
+            select(func.min(Deadline.at)).where(Deadline.allocation_id == Allocation.id).scalar_subquery(),
+            written_of_run(),
+        )
+        .outerjoin(
+            Allocation,
+            Allocation.id
+            == select(func.max(_newest.id)).where(_newest.environment_id == Environment.id).scalar_subquery(),
+        )
+        .where(Environment.id.in_(union_all(_running, select(others.c.id))))
+        .options(
+            joinedload(Environment.workspace, innerjoin=True).load_only(Workspace.display_name),
+            joinedload(Environment.image, innerjoin=True).load_only(Image.display_name),
+            joinedload(Allocation.host).load_only(Host.name, Host.address),
+            selectinload(Allocation.ports),
+        )
     )
-    .outerjoin(
-        Allocation,
-        Allocation.id == select(func.max(_newest.id)).where(_newest.environment_id == Environment.id).scalar_subquery(),
-    )
-    .where(Environment.user_id == bindparam("whose"), Environment.state != DELETED)
-    .options(
-        joinedload(Environment.workspace, innerjoin=True).load_only(Workspace.display_name),
-        joinedload(Environment.image, innerjoin=True).load_only(Image.display_name),
-        joinedload(Allocation.host).load_only(Host.name, Host.address),
-        selectinload(Allocation.ports),
-    )
-)
-"""A user's environments, each with its newest run, when that stops, and what the ledger has of it."""
+
+
+_all_kept = _kept()
+
+
+def _before(cursor: str) -> int:
+    """Raises: Invalid."""
+    if not cursor:
+        return LARGEST
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+        raise Invalid("This cursor is none of this list. Begin without one.")
+    return int(cursor)
+
+
 _sums = select(
     select(func.sum(MemberMonth.amount))
     .where(MemberMonth.user_id == bindparam("whose"), MemberMonth.month == bindparam("month"))
@@ -140,16 +187,31 @@ async def show_mine(page: Page, error: RemoteGPUError | None = None) -> None:
     """Render the list of the reader's environments, with what went wrong."""
     settings = page.runtime.settings
     view, now = View(page.language, currency=settings.currency), utcnow()
+    asked = asked_of(page)
 
     def work(session: Session) -> Mine:
-        return mine(session, view, user=page.caller(session), login=settings.ssh_user, now=now)
+        return mine(session, view, user=page.caller(session), login=settings.ssh_user, now=now, **asked)
 
     found = await page.ask(work)
     view = View(page.language, currency=found.currency)
     page.show(
         "environments.html", view, title=view.say("My environments"), here="", found=found, now=now, error=error,
-        State=EnvironmentState, quote=lambda text: quote(text, safe=""),
+        State=EnvironmentState, quote=lambda text: quote(text, safe=""), asked=asked,
+        kept=query(**asked), beginning=query(**{**asked, "cursor": ""}),
+        following=query(**{**asked, "cursor": found.following}) if found.following else "",
     )  # fmt: skip
+
+
+def query(**asked: str) -> str:
+    """What is behind the address of the part of the list."""
+    given = {name: value for name, value in asked.items() if value}
+    return f"?{urlencode(given)}" if given else ""
+
+
+def asked_of(page: Page) -> dict[str, str]:
+    """Which part of the list its address asks for."""
+    given = {name: page.get_query_argument(name, "")[:100].replace("\0", "") for name in ("search", "cursor")}
+    return {name: value for name, value in given.items() if value}
 
 
 class MyEnvironments(Page):
@@ -170,7 +232,7 @@ class ChangeEnvironment(Page):
     """Start, stop, restart or delete one; what cannot be is told on the list."""
 
     async def get(self, id: str, verb: str) -> None:
-        self.back()
+        self.back(**asked_of(self))
 
     async def post(self, id: str, verb: str) -> None:
         try:
@@ -179,7 +241,7 @@ class ChangeEnvironment(Page):
             self.set_status(error.status)
             await show_mine(self, error)
             return
-        self.back(told=verb)
+        self.back(told=verb, **asked_of(self))
 
 
 class NewEnvironment(Page):

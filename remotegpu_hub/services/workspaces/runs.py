@@ -128,16 +128,20 @@ def listed(call: Call, query: Any) -> Any:
     if asked.user is not None:
         query = query.where(Environment.user_id.in_(select(User.id).where(User.name == asked.user)))
     if asked.search:
-        query = query.where(
-            Environment.display_name.icontains(asked.search, autoescape=True)
-            | Environment.server_name.icontains(asked.search, autoescape=True)
-        )
+        query = query.where(fits(asked.search))
     if asked.running is not None:
         holds = Environment.id.in_(select(Allocation.environment_id).where(Allocation.state != ENDED))
         query = query.where(holds if asked.running else ~holds)
     sorts = {"id": (Environment.id,), "display_name": (Environment.display_name, Environment.id)}
     found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
     return shown_all(call.session, found, call.runtime.settings.ssh_user), following
+
+
+def fits(search: str) -> Any:
+    """Environments by their display name or their server's."""
+    return Environment.display_name.icontains(search, autoescape=True) | Environment.server_name.icontains(
+        search, autoescape=True
+    )
 
 
 def list_environments(call: Call) -> Any:
