@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .domain import budgets, inventory
+from .domain.allocations import Ending
 from .orm import (
     QUOTA_RESOURCES,
     Allocation,
@@ -131,7 +132,7 @@ def flavor(session: Session, row: Flavor) -> dict[str, Any]:
     }
 
 
-def environment(row: Environment, run: Allocation | None, stops_at: datetime | None, currency: str) -> dict[str, Any]:
+def environment(row: Environment, run: Allocation | None, ends: Ending | None, currency: str) -> dict[str, Any]:
     """An environment for programs; `run` is null when it holds nothing."""
     return {
         "id": row.id,
@@ -149,11 +150,11 @@ def environment(row: Environment, run: Allocation | None, stops_at: datetime | N
         "state": row.state.value,
         "message": row.message,
         "created_at": iso(row.created_at),
-        "run": None if run is None else _run(run, stops_at, currency),
+        "run": None if run is None else _run(run, ends, currency),
     }
 
 
-def _run(run: Allocation, stops_at: datetime | None, currency: str) -> dict[str, Any]:
+def _run(run: Allocation, ends: Ending | None, currency: str) -> dict[str, Any]:
     return {
         "allocation_id": run.id,
         "state": run.state.value,
@@ -164,7 +165,9 @@ def _run(run: Allocation, stops_at: datetime | None, currency: str) -> dict[str,
         "admitted_at": iso(run.admitted_at),
         "started_at": iso(run.started_at),
         "seen_at": iso(run.seen_at),
-        "stops_at": iso(stops_at),
+        "stops_at": iso(ends.at) if ends else None,
+        "stops_reason": ends.reason.value if ends else None,
+        "stops_message": ends.message if ends else "",
     }
 
 

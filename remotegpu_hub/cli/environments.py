@@ -32,6 +32,11 @@ def _price(row: Row) -> str | None:
     return words.money(run["price_per_hour_micros"], run["currency"], "en") if run else None
 
 
+def _stops(run: Row) -> str:
+    """When it will be stopped, and why."""
+    return f"{short(run['stops_at'])}: {run['stops_message']}" if run["stops_at"] else "-"
+
+
 COLUMNS = [
     Column("ID", "id", right=True),
     Column("USER", "user"),
@@ -43,7 +48,7 @@ COLUMNS = [
     Column("HOST", _run("host")),
     Column("AN HOUR", _price, right=True),
     Column("SINCE", lambda row: short(row["run"]["started_at"]) if row["run"] else "-"),
-    Column("STOPS", lambda row: short(row["run"]["stops_at"]) if row["run"] else "-"),
+    Column("STOPS", lambda row: _stops(row["run"]) if row["run"] else "-"),
 ]
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, func, insert, literal, select, update
+from sqlalchemy import bindparam, delete, exists, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, make_transient_to_detached
@@ -462,19 +462,30 @@ def due(session: Session, *, now: datetime) -> list[Due]:
     return list(first.values())
 
 
-def stops_at(session: Session, *, allocation_id: int) -> datetime | None:
-    """The earliest deadline of a run, if it has one."""
-    return deadlines(session, allocation_ids=[allocation_id]).get(allocation_id)
+@dataclass(frozen=True)
+class Ending:
+    """When a run will be stopped, and why."""
+
+    at: datetime
+    reason: EndReason
+    message: str
+    """An English sentence, which `words` translates."""
 
 
-def deadlines(session: Session, *, allocation_ids: Collection[int]) -> dict[int, datetime]:
+def deadlines(session: Session, *, allocation_ids: Collection[int]) -> dict[int, Ending]:
     """The earliest deadline of each of these runs that has one."""
-    earliest = (
-        select(Deadline.allocation_id, func.min(Deadline.at))
+    latest_first = (
+        select(Deadline.allocation_id, Deadline.at, Deadline.reason, Deadline.message)
         .where(Deadline.allocation_id.in_(allocation_ids))
-        .group_by(Deadline.allocation_id)
+        .order_by(Deadline.at.desc(), Deadline.reason.desc())
     )
-    return dict(session.execute(earliest).tuples().all())
+    return {number: Ending(at, reason, message) for number, at, reason, message in session.execute(latest_first)}
+
+
+def first_deadline(column: Any) -> Any:
+    """A column of the earliest deadline of the allocation that a statement reads."""
+    first = select(column).where(Deadline.allocation_id == Allocation.id).order_by(Deadline.at, Deadline.reason)
+    return first.limit(1).correlate(Allocation).scalar_subquery()
 
 
 def known_ids(session: Session, *, allocation_ids: Collection[int]) -> set[int]:

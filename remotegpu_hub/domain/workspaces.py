@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from zoneinfo import available_timezones
 
 from sqlalchemy import delete, exists, insert, literal, select
@@ -37,6 +37,8 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{1,61}[a-z0-9]")
 UNSET: Any = object()
 LEAVING_GRACE = timedelta(hours=1)
 """How long what runs of a removed or suspended member goes on: time to save a result."""
+MAY_NOT_START: Final = "Its user may start nothing in its workspace any more."
+"""What is told of a run that ends for it."""
 
 
 def check_display_name(text: str) -> str:
@@ -281,7 +283,7 @@ def _end_or_keep_runs(session: Session, workspace: Workspace, user: User, *, kee
         Allocation.id,
         literal(EndReason.ADMIN, Deadline.reason.type),
         literal(now + LEAVING_GRACE, Deadline.at.type),
-        literal("You are no member of its workspace any more."),
+        literal(MAY_NOT_START, Deadline.message.type),
     ).where(*theirs, ~exists().where(told).correlate(Allocation))
     session.execute(insert(Deadline).from_select(["allocation_id", "reason", "at", "message"], runs))
 

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import update
 
+from remotegpu_hub.domain import workspaces
 from remotegpu_hub.domain.audit import Actor
 from remotegpu_hub.orm import Gpu, Host, HostStatus, QuotaScope
 from remotegpu_hub.units import GIB, MICROS
@@ -236,6 +237,8 @@ def test_environments_are_listed_with_what_they_hold_and_cost(remotegpu, world):
             "price_per_hour_micros": 28 * MICROS,
             "currency": "USD",
             "stops_at": None,
+            "stops_reason": None,
+            "stops_message": "",
             "access": [],
         },
     }
@@ -246,6 +249,8 @@ def test_environments_are_listed_with_what_they_hold_and_cost(remotegpu, world):
     world.remove("lab", "bob")
     (bob,) = remotegpu("environments", "--running", "--json").json["environments"]
     assert datetime.fromisoformat(bob["run"]["stops_at"]) == world.now + timedelta(hours=1)
+    assert bob["run"]["stops_reason"] == "admin"
+    assert f"Z: {workspaces.MAY_NOT_START}" in remotegpu("environments", "--running").out
     assert remotegpu("environments", "--user", "carol").out == "There are no such environments.\n"
     assert remotegpu("environments", "--user", "nobody", code=1).err == "remotegpu: The user nobody was not found.\n"
 

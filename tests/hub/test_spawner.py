@@ -15,6 +15,7 @@ from sqlalchemy import select, text, update
 from remotegpu_hub import workers
 from remotegpu_hub.clients.hub import HubClient
 from remotegpu_hub.db import begin
+from remotegpu_hub.domain import workspaces
 from remotegpu_hub.orm import AuditEntry, Deadline, EndReason, Environment, Role, Workspace
 from tests.gpu_hubs import A100, GpuHub
 from tests.hubs import xsrf_of
@@ -411,13 +412,14 @@ def test_who_is_removed_is_told_when_it_stops_and_then_it_does(hub: GpuHub) -> N
         (mine,) = hub.service("workspaces", "api/me", token=hub.token_of("kate")).json()["environments"]
         left = datetime.fromisoformat(mine["run"]["stops_at"]) - datetime.now(UTC)
         assert 3500 < left.total_seconds() <= 3600
+        assert (mine["run"]["stops_reason"], mine["run"]["stops_message"]) == ("admin", workspaces.MAY_NOT_START)
         with begin(hub.engine) as session:
             session.execute(update(Deadline).values(at=datetime.now(UTC)))
         asyncio.run(clean_up(hub))
         hub.until_free("kate")
         ended = hub.world.allocation(run.attempt)
         assert (ended.end_reason, ended.environment.message) == (
-            EndReason.ADMIN, "You are no member of its workspace any more."
+            EndReason.ADMIN, workspaces.MAY_NOT_START
         )  # fmt: skip
         assert hub.model("kate") == {}
     finally:

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from remotegpu_hub import workers
+from remotegpu_hub import words, workers
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.clients.hub import HubClient
 from remotegpu_hub.db import begin
@@ -56,6 +56,7 @@ from tests.gpu_hubs import GpuHub, apart
 from tests.worlds import ADMIN
 
 from .conftest import ROLES, put_members
+from .test_audit_pages import see
 
 KEY, OTHER_KEY = (
     Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() + comment
@@ -791,9 +792,15 @@ def test_a_drained_host_lets_its_users_know_and_back_to_work_spares_them(desk: D
         told = desk.ask("hub admin", "POST", f"{path}/drain", json={"grace_seconds": 3600}).json()
         assert (told["host"], told["environments"]) == (desk.host, 1)
         own = f"environments/{desk.environment}"
-        assert desk.ask("member", "GET", own).json()["run"]["stops_at"] == told["ends_at"]
+        run = desk.ask("member", "GET", own).json()["run"]
+        assert (run["stops_at"], run["stops_reason"]) == (told["ends_at"], "drained")
+        assert run["stops_message"] == inventory.DRAINED
+        for page in ("", own, "spaces/lab/environments"):
+            shown = see(desk.hub, "carol", page, language="zh").text
+            assert words.sentence("zh", inventory.DRAINED) in shown, page
         desk.ask("hub admin", "PATCH", path, json={"status": "online"})
-        assert desk.ask("member", "GET", own).json()["run"]["stops_at"] is None
+        run = desk.ask("member", "GET", own).json()["run"]
+        assert (run["stops_at"], run["stops_reason"], run["stops_message"]) == (None, None, "")
         assert desk.ask("hub admin", "POST", "hosts/nothing/drain", json={"grace_seconds": 0}).status_code == 404
         assert desk.ask("hub admin", "GET", "hosts/nothing/environments").status_code == 404
         desk.ask("hub admin", "POST", f"{path}/drain", json={"grace_seconds": 0})

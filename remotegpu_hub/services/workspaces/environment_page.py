@@ -37,7 +37,7 @@ def read_page(call: Any) -> dict[str, Any]:
         "runs": runs,
         "ways": ports.ways(run, login=call.runtime.settings.ssh_user) if run else [],
         "uuids": [held.gpu.uuid for held in run.slots if held.open] if run else [],
-        "stops_at": allocations.stops_at(call.session, allocation_id=run.id) if run else None,
+        "ends": allocations.deadlines(call.session, allocation_ids=[run.id]).get(run.id) if run else None,
         "may_read_log": may_read_log,
     }
 

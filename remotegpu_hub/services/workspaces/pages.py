@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from sqlalchemy import bindparam, func, select, union_all
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
-from ...domain import environments, invitations, metering, ports, prices, quotas, workspaces
+from ...domain import allocations, environments, invitations, metering, ports, prices, quotas, workspaces
 from ...domain import keys as street_keys
 from ...errors import Invalid, RemoteGPUError
 from ...orm import (
@@ -51,6 +51,8 @@ class Row:
     cost: int
     """Of the newest run so far, in millionths."""
     stops_at: datetime | None
+    why: str
+    """Why it stops then, as it is kept."""
     ways: list[Any]
 
 
@@ -82,10 +84,11 @@ def mine(
     kept = session.execute(query, {"whose": user.id, "before": _before(cursor)}).all()
     unwritten = metering.running_of(session, user_id=user.id, now=now)
     rows = []
-    for one, last, stops_at, written in kept:
+    for one, last, stops_at, why, written in kept:
         run = last if last is not None and last.ended_at is None else None
         cost = int(written) + sum(part.amount for part in unwritten.get(last.id, ())) if last else 0
-        rows.append(Row(one, run, last, cost, stops_at if run else None, ports.ways(run, login=login) if run else []))
+        ways = ports.ways(run, login=login) if run else []
+        rows.append(Row(one, run, last, cost, stops_at if run else None, why or "", ways))
     rows.sort(key=lambda row: -row.environment.id)
     running, rest = [row for row in rows if row.run], [row for row in rows if not row.run]
     following = str(rest[A_PAGE - 1].environment.id) if len(rest) > A_PAGE else ""
@@ -124,8 +127,8 @@ _running = select(_open.environment_id).where(_open.user_id == _whose, _open.sta
 
 
 def _kept(*wanted: Any) -> Any:
-    """A user's environments, each with its newest run, when that stops, and what the ledger has of it: all that hold
-    something, and of the others that are wanted a page and one more."""
+    """A user's environments, each with its newest run, when and why that stops, and what the ledger has of it: all
+    that hold something, and of the others that are wanted a page and one more."""
     others = (
         select(Environment.id)
         .where(
@@ -140,7 +143,8 @@ def _kept(*wanted: Any) -> Any:
         select(
             Environment,
             Allocation,
-            select(func.min(Deadline.at)).where(Deadline.allocation_id == Allocation.id).scalar_subquery(),
+            allocations.first_deadline(Deadline.at),
+            allocations.first_deadline(Deadline.message),
             written_of_run(),
         )
         .outerjoin(

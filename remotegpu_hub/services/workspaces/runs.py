@@ -51,7 +51,9 @@ class RunShown(Shape):
     admitted_at: datetime
     started_at: datetime | None
     seen_at: datetime | None
-    stops_at: datetime | None
+    stops_at: datetime | None = Field(description="When it will be stopped, where that is known.")
+    stops_reason: EndReason | None
+    stops_message: str = Field(description="Why, as a sentence.")
     access: list[Way]
 
 
