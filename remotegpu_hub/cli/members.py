@@ -94,6 +94,8 @@ class MembersSet(_Change):
     def run(self) -> None:
         if self.role is None and self.status is None:
             raise Usage(f"Name what to change: --role, --status or both. Try `{self.path} --help`.")
+        if self.status == MemberStatus.INVITED:
+            raise Usage("Nobody is made invited like this: `remotegpu invitations send` sends an invitation.")
         super().run()
 
     def change(self, known: Answer) -> tuple[Row, str]:

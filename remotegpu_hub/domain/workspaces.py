@@ -230,7 +230,13 @@ def put_member(
     status: MemberStatus = MemberStatus.ACTIVE,
     from_group: bool = False,
 ) -> Member:
-    """Add a member, or change role and status. Raises: Conflict when the last owner would go."""
+    """Add a member, or change role and status. Raises: Invalid for an invitation, which has a verb of its own and an
+    end; Conflict when the last owner would go."""
+    if status == MemberStatus.INVITED:
+        raise Invalid(
+            "Nobody is made invited like this: invite {user} on the page, or with `remotegpu invitations send`.",
+            user=user.name,
+        )
     lock(session, workspace)
     member = locked_member(session, workspace, user)
     before: dict[str, Any] = {}

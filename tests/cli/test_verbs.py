@@ -99,6 +99,7 @@ def test_members_come_change_are_suspended_and_go(remotegpu, world, hub_user):
         ("bob", "member", "active"),
         ("carol", "viewer", "active"),
     ]
+    assert "remotegpu invitations send" in remotegpu("members", "set", "lab", "dana", "--status", "invited", code=2).err
     remotegpu("members", "set", "lab", "dana", "--status", "active")
     remotegpu("members", "remove", "lab", "dana")
     assert "dana" not in remotegpu("members", "lab").out

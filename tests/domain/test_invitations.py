@@ -132,6 +132,15 @@ def test_nobody_is_invited_into_a_personal_workspace_or_for_an_odd_time(asking: 
             answer(asking, invitations.invite, "dan", role=Role.MEMBER, days=days)
 
 
+@pytest.mark.parametrize("name", ["bob", "dan"], ids=["a member", "invited with an end"])
+def test_a_member_is_not_made_invited_without_an_end(asking: World, name: str):
+    with pytest.raises(Invalid, match="remotegpu invitations send"):
+        asking.member("lab", name, status=MemberStatus.INVITED)
+    with db.begin(asking.engine, read_only=True) as session:
+        lab = workspaces.by_name(session, name="lab")
+        assert all(one.invited_until for one in invitations.of_workspace(session, workspace=lab))
+
+
 def test_an_archived_workspace_is_not_joined_and_not_shown(asking: World):
     archive_lab(asking)
     assert open_ones(asking) == []

@@ -238,9 +238,8 @@ def test_putting_keeps_what_is_not_named_and_audits_before_and_after(world: Worl
     [
         (Role.VIEWER, MemberStatus.ACTIVE, Denied),
         (Role.MEMBER, MemberStatus.SUSPENDED, NotFound),
-        (Role.MEMBER, MemberStatus.INVITED, NotFound),
     ],
-    ids=["viewer", "suspended", "invited"],
+    ids=["viewer", "suspended"],
 )
 def test_who_lost_the_right_between_form_and_admission_is_refused_under_the_lock(
     world: World, role: Role, status: MemberStatus, error: type[Exception]

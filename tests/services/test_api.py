@@ -482,6 +482,9 @@ def test_a_list_is_walked_page_by_page_forwards_and_backwards(desk: Desk):
     assert "lab" in {one["name"] for one in found}
     other = ask("workspaces?mine=false&limit=1").json()["next"]
     assert ask(f"workspaces?mine=false&sort=-name&cursor={other}").status_code == 400
+    refused = desk.ask("owner", "PUT", "workspaces/lab/members/zoe", json={"role": "member", "status": "invited"})
+    assert refused.status_code == 400
+    assert "remotegpu invitations send" in refused.json()["error"]["message"]
     members = [one["user"] for one in walk(ask, "workspaces/lab/members?limit=2")]
     assert members == ["alice", "bob", "carol", "dave", "zoe"], "eve is only invited"
     assert [one["user"] for one in walk(ask, "workspaces/lab/members?limit=2&sort=-user")] == members[::-1]

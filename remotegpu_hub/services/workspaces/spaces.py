@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
@@ -71,6 +72,16 @@ class MembersAsked(Paging):
 class MemberEdit(Shape):
     role: Role
     status: Literal["active", "suspended"] = "active"
+
+    @field_validator("status", mode="before")
+    @classmethod
+    def _no_invitation(cls, value: Any) -> Any:
+        if value == MemberStatus.INVITED:
+            raise PydanticCustomError(
+                "invited",
+                "nobody is made invited like this; send an invitation, with `remotegpu invitations send` or its route",
+            )
+        return value
 
 
 def shown(workspace: Workspace) -> dict[str, Any]:
