@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import available_timezones
 
-from sqlalchemy import delete, exists, insert, literal, select
+from sqlalchemy import delete, exists, func, insert, literal, select
 from sqlalchemy.orm import Session, contains_eager
 
 from ..errors import Conflict, Invalid, NotFound
@@ -327,10 +327,24 @@ def _keep_an_owner(session: Session, workspace: Workspace, leaving: User) -> Non
 
 
 def members(session: Session, *, workspace: Workspace) -> list[Member]:
-    """All members with their users, owners first."""
-    rows = session.scalars(select(Member).where(Member.workspace_id == workspace.id).join(Member.user))
+    """All members with their users, owners first; but for whom the hub no longer has, whose usage keeps their name."""
+    here = (Member.workspace_id == workspace.id, User.deleted_at.is_(None))
+    rows = session.scalars(select(Member).join(Member.user).where(*here))
     order = list(Role)
     return sorted(rows, key=lambda one: (order.index(one.role), one.user.name))
+
+
+def count_members(session: Session, *, workspace_ids: Collection[int]) -> dict[int, int]:
+    """How many active members, whom the hub has, each of these workspaces has; who has none is left out."""
+    counted = (
+        select(Member.workspace_id, func.count())
+        .join(Member.user)
+        .where(
+            Member.workspace_id.in_(workspace_ids), Member.status == MemberStatus.ACTIVE, User.deleted_at.is_(None)
+        )
+        .group_by(Member.workspace_id)
+    )  # fmt: skip
+    return dict(session.execute(counted).tuples().all())
 
 
 def member_named(session: Session, *, workspace: Workspace, name: str) -> Member:

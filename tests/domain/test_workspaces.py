@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select
 
 from remotegpu_hub import db
-from remotegpu_hub.domain import allocations, users, workspaces
+from remotegpu_hub.domain import allocations, billing, users, workspaces
 from remotegpu_hub.errors import Conflict, Invalid, NotFound
 from remotegpu_hub.observed import HubUser
 from remotegpu_hub.orm import Deadline, EndReason, Member, MemberStatus, Role, User, Workspace, WorkspaceStatus
@@ -95,6 +95,19 @@ def test_members_are_added_changed_and_removed_with_an_entry_each(world: World):
         {"user": "bob", "before": {"role": "member"}, "after": {"role": "admin"}},
         {"user": "bob", "before": {"role": "admin"}},
     ]
+
+
+def test_whom_the_hub_deleted_is_no_member_to_be_seen_and_keeps_a_name_in_the_usage(world: World):
+    run = world.run("bob")
+    world.pass_time(hours=1)
+    world.end(run.attempt)
+    with db.begin(world.engine) as session:
+        users.retire(session, user=users.by_name(session, name="bob"), now=world.now)
+        lab = workspaces.by_name(session, name="lab")
+        assert workspaces.count_members(session, workspace_ids=[lab.id, 0]) == {lab.id: 2}
+        usage = billing.usage_of(session, workspace=lab, month=None, now=world.now)
+        assert list(usage.by_user) == ["bob"]
+    assert members(world) == {"alice": "owner", "carol": "viewer"}
 
 
 def test_a_workspace_with_running_environments_is_not_archived(world: World):

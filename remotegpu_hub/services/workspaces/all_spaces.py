@@ -13,14 +13,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from ... import words
-from ...domain import budgets
+from ...domain import budgets, workspaces
 from ...errors import Invalid, RemoteGPUError
 from ...orm import (
     ENDED,
     Allocation,
     Budget,
-    Member,
-    MemberStatus,
     Workspace,
     WorkspaceKind,
     WorkspaceStatus,
@@ -72,12 +70,7 @@ LIST: Final = Route("GET", "admin/spaces", "All workspaces", Needs.HUB_ADMIN, li
 def read_rows(session: Session, view: View, found: Sequence[Workspace], *, now: datetime) -> list[Row]:
     """Lay beside each workspace what it has, holds and spends."""
     ids = [one.id for one in found]
-    counted = (
-        select(Member.workspace_id, func.count())
-        .where(Member.workspace_id.in_(ids), Member.status == MemberStatus.ACTIVE)
-        .group_by(Member.workspace_id)
-    )
-    members = dict(session.execute(counted).tuples().all())
+    members = workspaces.count_members(session, workspace_ids=ids)
     open_runs = (
         select(Allocation.workspace_id, func.count(), func.sum(Allocation.gpu_millis))
         .where(Allocation.workspace_id.in_(ids), Allocation.state != ENDED)

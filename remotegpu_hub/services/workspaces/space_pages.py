@@ -9,7 +9,7 @@ from zoneinfo import available_timezones
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ...domain import invitations, prices, quotas
+from ...domain import invitations, prices, quotas, workspaces
 from ...domain.quotas import Level
 from ...errors import RemoteGPUError
 from ...orm import (
@@ -56,10 +56,7 @@ def rows_of(call: Call, view: View, found: Sequence[Workspace]) -> list[Row]:
     """What the list shows of each: three statements for all of them, and one for each."""
     session, ids = call.session, [one.id for one in found]
     person = call.caller.person
-    people = select(Member.workspace_id, func.count()).join(Member.user).where(
-        Member.workspace_id.in_(ids), Member.status == MemberStatus.ACTIVE, User.deleted_at.is_(None)
-    )  # fmt: skip
-    members = dict(session.execute(people.group_by(Member.workspace_id)).tuples().all())
+    members = workspaces.count_members(session, workspace_ids=ids)
     roles = {
         one.workspace_id: one.role
         for one in session.scalars(

@@ -100,10 +100,7 @@ def shown(workspace: Workspace) -> dict[str, Any]:
 def listed(session: Session, found: Sequence[Workspace]) -> list[dict[str, Any]]:
     """With how many are members and what runs: two more statements, however many they are."""
     ids = [one.id for one in found]
-    active = select(Member.workspace_id, func.count()).where(Member.status == MemberStatus.ACTIVE)
-    members = dict(
-        session.execute(active.where(Member.workspace_id.in_(ids)).group_by(Member.workspace_id)).tuples().all()
-    )
+    members = workspaces.count_members(session, workspace_ids=ids)
     held = select(Allocation.workspace_id, func.count()).where(Allocation.state != ENDED)
     running = dict(
         session.execute(held.where(Allocation.workspace_id.in_(ids)).group_by(Allocation.workspace_id)).tuples().all()
