@@ -90,16 +90,20 @@ def month_bounds(month: str, time_zone: str) -> tuple[datetime, datetime]:
     return start.astimezone(UTC), end.astimezone(UTC)
 
 
-_BYTES = re.compile(r"^\s*(\d+(?:\.\d{1,6})?)\s*(?:([KMGT])(?:i?B?)?|B)?\s*$", re.IGNORECASE)
+_BYTES = re.compile(r"\s*(\d{1,18})(?:\.(\d{1,6}))?\s*(?:([KMGT])(?:i?B?)?|B)?\s*", re.IGNORECASE)
 _POWERS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_bytes(text: str) -> int:
-    """Read `512M`, `16G`, `1.5 TiB` as binary bytes. Raises: Invalid."""
-    match = _BYTES.match(text)
+    """Read `512M`, `16G`, `1.5 TiB` as binary bytes, without a float in between; a part of a byte is left out.
+
+    Raises: Invalid.
+    """
+    match = _BYTES.fullmatch(text)
     if not match:
         raise Invalid("{value} is not a size: write a number with K, M, G or T, such as 16G.", value=text)
-    return int(float(match[1]) * _POWERS.get((match[2] or "").upper(), 1))
+    millionths = int(match[1]) * MICROS + int((match[2] or "").ljust(6, "0"))
+    return millionths * _POWERS.get((match[3] or "").upper(), 1) // MICROS
 
 
 def parse_cores(text: str) -> int:
