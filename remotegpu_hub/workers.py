@@ -19,7 +19,18 @@ from sqlalchemy import Engine, update
 from .clients import processes
 from .clients.box import Box
 from .db import begin
-from .domain import allocations, environments, idempotency, inventory, keys, metering, users, volumes, workspaces
+from .domain import (
+    allocations,
+    budgets,
+    environments,
+    idempotency,
+    inventory,
+    keys,
+    metering,
+    users,
+    volumes,
+    workspaces,
+)
 from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
@@ -484,6 +495,22 @@ def _forget(runtime: Runtime, looked_at: datetime) -> set[int]:
         idempotency.forget(session, now=looked_at)
     with begin(runtime.engine, read_only=True) as session:
         return volumes.deleted(session)
+
+
+def follow_budgets(runtime: Runtime) -> None:
+    """Announce the end of what costs something where a budget that stops is spent, and take it back where it is not any
+    more, a few runs at a time.
+
+    Raises: Unavailable when the database cannot be asked.
+    """
+    now = utcnow()
+    with begin(runtime.engine, read_only=True) as session:
+        plan = budgets.plan(session, now=now)
+    for verb, wanted in ((budgets.spare, plan.spare), (budgets.announce, plan.announce)):
+        for workspace_id, runs in wanted.items():
+            for few in _few(runs):
+                with begin(runtime.engine) as session:
+                    verb(session, workspace_id=workspace_id, allocation_ids=few, now=now)
 
 
 async def stop_due(runtime: Runtime, stop: Callable[[str, str], Awaitable[object]]) -> int:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from remotegpu_hub import words
-from remotegpu_hub.domain import environments, inventory, workspaces
+from remotegpu_hub.domain import budgets, environments, inventory, workspaces
 from remotegpu_hub.errors import (
     Breach,
     BudgetExceeded,
@@ -53,6 +53,7 @@ def test_the_language_is_the_chosen_one_else_the_best_of_the_header(header, chos
 
 SAID = [*sentences.of_source(), *sentences.of_templates()]
 TERMS = [
+    budgets.SPENT,
     inventory.DRAINED,
     workspaces.MAY_NOT_START,
     *page.SERVICES.values(),

@@ -99,7 +99,10 @@ class BudgetsSet(Asking):
     examples = "remotegpu budgets set vision 5000\nremotegpu budgets set vision 5000 --warn 90 --action warn"
     warn = option(Text(help="Warn at this part of it, in %. Default: as it was, or 80."), "warn", "PERCENT")
     action = option(
-        Text(help="At 100 %: `warn`, `refuse` new starts, or `stop`. Default: as it was, or refuse."),
+        Text(
+            help="At 100 %: `warn`, `refuse` new starts, or `stop` also what runs, an hour later. "
+            "Default: as it was, or refuse."
+        ),
         "action", "ACTION", values=BudgetAction,
     )  # fmt: skip
 

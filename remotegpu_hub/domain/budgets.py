@@ -1,20 +1,34 @@
 """Money that a workspace may spend in a calendar month of its time zone."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session, joinedload
 
 from ..errors import BudgetExceeded, Invalid, NotFound
-from ..orm import Allocation, Budget, BudgetAction, MemberMonth, Workspace
+from ..orm import (
+    Allocation,
+    AllocationState,
+    Budget,
+    BudgetAction,
+    Deadline,
+    EndReason,
+    MemberMonth,
+    Workspace,
+)
 from ..units import Money, month_bounds, month_of
-from . import quotas
-from .audit import Actor, record
+from . import events, quotas
+from .audit import SYSTEM, Actor, record
 from .quotas import BudgetTerms, Level
+
+STOP_GRACE: Final = timedelta(hours=1)
+"""How long what runs goes on after a budget that stops was found spent: time to save a result."""
+SPENT: Final = "The budget of its workspace is spent."
+"""What is told of a run that ends for it."""
 
 
 @dataclass(frozen=True)
@@ -153,3 +167,77 @@ def remove(session: Session, *, workspace: Workspace, actor: Actor, now: datetim
     session.flush()
     record(session, actor=actor, action="budget.remove", entity="workspace", entity_id=workspace.id, now=now,
            before=before)  # fmt: skip
+
+
+# what runs where a budget that stops is spent
+
+_lives = Allocation.state.in_([AllocationState.ADMITTED, AllocationState.ACTIVE])
+_announced = exists().where(Deadline.allocation_id == Allocation.id, Deadline.reason == EndReason.BUDGET)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs by their workspace, all of which live."""
+
+    announce: Mapping[int, list[int]]
+    """They cost something where nothing is left, and know of no end for it yet."""
+    spare: Mapping[int, list[int]]
+    """They were to end, and there is money again: another month, a larger budget, or none that stops."""
+
+
+def plan(session: Session, *, now: datetime) -> Plan:
+    """Compare what runs with the budgets that stop: five statements at most, and two where there are none."""
+    stopping = select(Workspace, Budget.amount).join(Budget, Budget.workspace_id == Workspace.id)
+    runs_there = exists().where(Allocation.workspace_id == Workspace.id, _lives, ~Allocation.metered)
+    found = session.execute(stopping.where(Budget.action == BudgetAction.STOP, runs_there)).all()
+    so_far = months(session, workspaces=[space for space, _ in found], now=now) if found else {}
+    spent = {space.id for space, amount in found if so_far[space.id].spent >= amount}
+    told = select(Allocation.workspace_id, Allocation.id).where(_lives, ~Allocation.metered, _announced)
+    untold = select(Allocation.workspace_id, Allocation.id).where(
+        Allocation.workspace_id.in_(spent), _lives, ~Allocation.metered, Allocation.price_per_hour > 0, ~_announced
+    )
+    spare = [(space, run) for space, run in session.execute(told.order_by(Allocation.id)) if space not in spent]
+    announce = session.execute(untold.order_by(Allocation.id)).tuples().all() if spent else ()
+    return Plan(_by_workspace(announce), _by_workspace(spare))
+
+
+def _by_workspace(pairs: Collection[tuple[int, int]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for space, run in pairs:
+        found.setdefault(space, []).append(run)
+    return found
+
+
+def announce(session: Session, *, workspace_id: int, allocation_ids: Collection[int], now: datetime) -> None:
+    """Give these runs of a workspace a time to end, and tell of it. What began to end meanwhile is left alone.
+
+    The rows are locked in the order of their ids, as metering does.
+    """
+    wanted = select(Allocation).where(Allocation.id.in_(allocation_ids), _lives, ~_announced).order_by(Allocation.id)
+    locked = wanted.options(joinedload(Allocation.environment, innerjoin=True)).with_for_update(
+        of=Allocation, key_share=True
+    )
+    runs = session.scalars(locked).all()
+    ends_at = now + STOP_GRACE
+    for run in runs:
+        session.add(Deadline(allocation_id=run.id, reason=EndReason.BUDGET, at=ends_at, message=SPENT))
+        events.of_deadline(
+            session, run.environment, at=ends_at, reason=EndReason.BUDGET.value, message=SPENT, now=now
+        )  # fmt: skip
+    session.flush()
+    if runs:
+        record(session, actor=SYSTEM, action="budget.stop", entity="workspace", entity_id=workspace_id, now=now,
+               runs=len(runs), ends_at=ends_at.isoformat())  # fmt: skip
+
+
+def spare(session: Session, *, workspace_id: int, allocation_ids: Collection[int], now: datetime) -> None:
+    """Take the end of these runs of a workspace back, where it has not begun."""
+    theirs = select(Allocation.id).where(Allocation.id.in_(allocation_ids), _lives)
+    gone: Any = session.execute(
+        delete(Deadline)
+        .where(Deadline.allocation_id.in_(theirs), Deadline.reason == EndReason.BUDGET)
+        .execution_options(synchronize_session=False)
+    )
+    if gone.rowcount:
+        record(session, actor=SYSTEM, action="budget.spare", entity="workspace", entity_id=workspace_id, now=now,
+               runs=int(gone.rowcount))  # fmt: skip

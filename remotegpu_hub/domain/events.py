@@ -52,6 +52,15 @@ def of_environment(
     )  # fmt: skip
 
 
+def of_deadline(
+    session: Session, environment: Environment, *, at: datetime, reason: str, message: str, now: datetime
+) -> None:
+    """Append that an environment will be stopped, before it is."""
+    of_environment(
+        session, environment, EventKind.DEADLINE, now=now, stops_at=at.isoformat(), reason=reason, message=message
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Happened:
     """An event as it is told, with names as they are now."""

@@ -19,6 +19,7 @@ from ..orm import (
     AllocationState,
     Deadline,
     EndReason,
+    Environment,
     Gpu,
     GpuSlot,
     GpuStatus,
@@ -27,6 +28,7 @@ from ..orm import (
     HostStatus,
     User,
 )
+from . import events
 from .audit import SYSTEM, Actor, record
 
 
@@ -360,10 +362,13 @@ def drain(session: Session, *, name: str, grace: timedelta, actor: Actor, now: d
     session.execute(
         given.on_conflict_do_update(index_elements=["allocation_id", "reason"], set_={"at": given.excluded.at})
     )
-    count = session.scalar(select(func.count()).where(_lives_on(host))) or 0
+    on_it = select(Environment).join(Allocation, Allocation.environment_id == Environment.id).where(_lives_on(host))
+    ending = session.scalars(on_it.order_by(Environment.id)).all()
+    for one in ending:
+        events.of_deadline(session, one, at=ends_at, reason=EndReason.DRAINED.value, message=DRAINED, now=now)
     record(session, actor=actor, action="host.drain", entity="host", entity_id=host.id, now=now, name=host.name,
-           grace_seconds=int(grace.total_seconds()), runs=count)  # fmt: skip
-    return Drained(host, ends_at, count)
+           grace_seconds=int(grace.total_seconds()), runs=len(ending))  # fmt: skip
+    return Drained(host, ends_at, len(ending))
 
 
 def _lives_on(host: Host) -> Any:

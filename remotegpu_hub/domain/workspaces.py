@@ -19,6 +19,7 @@ from ..orm import (
     Budget,
     Deadline,
     EndReason,
+    Environment,
     Member,
     MemberStatus,
     Quota,
@@ -29,7 +30,7 @@ from ..orm import (
     WorkspaceKind,
     WorkspaceStatus,
 )
-from . import users
+from . import events, users
 from .audit import SYSTEM, Actor, record
 from .events import Sight
 
@@ -285,13 +286,20 @@ def _end_or_keep_runs(session: Session, workspace: Workspace, user: User, *, kee
     if keep:
         session.execute(delete(Deadline).where(exists().where(told, *theirs)))
         return
+    ends_at = now + LEAVING_GRACE
     runs = select(
         Allocation.id,
         literal(EndReason.ADMIN, Deadline.reason.type),
-        literal(now + LEAVING_GRACE, Deadline.at.type),
+        literal(ends_at, Deadline.at.type),
         literal(MAY_NOT_START, Deadline.message.type),
     ).where(*theirs, ~exists().where(told).correlate(Allocation))
-    session.execute(insert(Deadline).from_select(["allocation_id", "reason", "at", "message"], runs))
+    given = insert(Deadline).from_select(["allocation_id", "reason", "at", "message"], runs)
+    ids = session.scalars(given.returning(Deadline.allocation_id)).all()
+    if not ids:
+        return
+    ending = select(Environment).join(Allocation, Allocation.environment_id == Environment.id)
+    for one in session.scalars(ending.where(Allocation.id.in_(ids)).order_by(Environment.id)):
+        events.of_deadline(session, one, at=ends_at, reason=EndReason.ADMIN.value, message=MAY_NOT_START, now=now)
 
 
 def lock(session: Session, workspace: Workspace) -> None:

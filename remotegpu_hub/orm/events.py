@@ -19,6 +19,7 @@ class EventKind(StrEnum):
     STOPPED = "environment.stopped"
     FAILED = "environment.failed"
     DELETED = "environment.deleted"
+    DEADLINE = "environment.deadline"
     QUOTA = "quota.threshold"
     BUDGET = "budget.threshold"
 

@@ -25,7 +25,8 @@ class BudgetShown(Shape):
     currency: str
     warn_percent: int
     action: BudgetAction = Field(
-        description="At 100 %: only `warn`, or `refuse` new starts; `stop` does as `refuse` so far."
+        description="At 100 %: only `warn`; `refuse` new starts that cost something; or `stop`, which also ends what "
+        "runs and costs something, an hour later."
     )
 
 

@@ -57,6 +57,7 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
         await workers.sync(runtime, site)
 
     async def reconcile() -> None:
+        await asyncio.to_thread(workers.follow_budgets, runtime)
         await workers.stop_due(runtime, hub.stop_server)
         await workers.reconcile(runtime, hub.servers, site)
         await workers.forget_refused(runtime, hub.forget_server)
