@@ -1,11 +1,12 @@
 """What other limits would have refused: the runs of a month, replayed in the order in which they were admitted.
 
 The replay is pure. A start that it refuses holds nothing afterwards, so those that come later find more room; what ran
-already when the month began is taken as it was.
+already when the month began is taken as it was, and so is what was stored. A start needs the volumes that it found or
+made then: where the one that made a volume is refused, the next one that needs it has to make it.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heappop, heappush
@@ -15,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ..errors import Breach
-from ..orm import Allocation
+from ..orm import Allocation, AuditEntry, Volume
 from ..units import GPU_HOUR
 
 AT_ONCE: Final = {"gpu_millis": "gpus", "cpu_millis": "cpu", "memory_bytes": "memory", "environments": "environments"}
@@ -32,6 +33,7 @@ class Limits:
     environments: int | None = None
     gpu_hours: int | None = None
     """In the month."""
+    storage_bytes: int | None = None
     models: Mapping[str, int] = field(default_factory=dict)
     """Slots of a GPU model."""
 
@@ -52,6 +54,17 @@ class Start:
     admitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Sized:
+    """How large a volume is from an instant on; 0 where it was given up."""
+
+    at: datetime
+    workspace_id: int
+    user_id: int | None
+    """None: shared by the workspace."""
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class _Held:
     """Milli-GPUs that run …"""
     since: int = 0
     """… and the sum of each of them × the second in which it began."""
+    storage: int = 0
 
     def take(self, start: Start, sign: int) -> None:
         for place, amount in enumerate(_amounts(start)):
@@ -92,12 +106,54 @@ def _amounts(start: Start) -> tuple[int, ...]:
     return start.gpu_millis, start.cpu_millis, start.memory_bytes, 1
 
 
+class _Storage:
+    """What is stored in the replay, beside what was stored then."""
+
+    def __init__(self, sizes: Iterable[Sized], held: MutableMapping[tuple[str, int], _Held], begin: datetime) -> None:
+        self._to_come, self._held, self._begin = deque(sorted(sizes, key=lambda one: one.at)), held, begin
+        self._then: dict[tuple[int, int | None], int] = {}
+        self._now: dict[tuple[int, int | None], int] = {}
+
+    def pass_until(self, moment: datetime) -> None:
+        while self._to_come and self._to_come[0].at <= moment:
+            one = self._to_come.popleft()
+            place = (one.workspace_id, one.user_id)
+            self._then[place] = one.size_bytes
+            if one.at < self._begin or not one.size_bytes:
+                self._keep(place, one.size_bytes)
+
+    def lacking(self, start: Start) -> tuple[int, int]:
+        """Bytes that a start would make of its user's, and of all of the workspace."""
+        shared, home = (max(self._then.get(one, 0) - self._now.get(one, 0), 0) for one in self._places(start))
+        return home, home + shared
+
+    def make(self, start: Start) -> None:
+        """Keep what an admitted start needs."""
+        for place in self._places(start):
+            if self._then.get(place, 0) > self._now.get(place, 0):
+                self._keep(place, self._then[place])
+
+    @staticmethod
+    def _places(start: Start) -> tuple[tuple[int, int | None], ...]:
+        return (start.workspace_id, None), (start.workspace_id, start.user_id)
+
+    def _keep(self, place: tuple[int, int | None], size_bytes: int) -> None:
+        workspace_id, user_id = place
+        more = size_bytes - self._now.get(place, 0)
+        self._now[place] = size_bytes
+        self._held["workspace", workspace_id].storage += more
+        if user_id is not None:
+            self._held["user", user_id].storage += more
+
+
 def replay(
-    starts: Iterable[Start], *, user: Limits, workspace: Limits, begin: datetime, end: datetime
-) -> list[Refusal]:
+    starts: Iterable[Start], *, user: Limits, workspace: Limits, begin: datetime, end: datetime,
+    sizes: Sequence[Sized] = (),
+) -> list[Refusal]:  # fmt: skip
     """Say which of the starts in `[begin, end)` these limits would have refused. `starts` come in the order of their
-    admission; those from before `begin` are what still ran then."""
+    admission; those from before `begin` are what still ran then. `sizes` are those of volumes, in any order."""
     held: dict[tuple[str, int], _Held] = defaultdict(_Held)
+    storage = _Storage(sizes, held, begin)
     to_come: list[tuple[int, int, int, Start]] = []
     refused = []
     first = int(begin.timestamp())
@@ -111,14 +167,17 @@ def replay(
         if start.admitted_at >= end:
             break
         its_user, its_workspace = _keys(start)
+        storage.pass_until(start.admitted_at)
         if start.admitted_at >= begin:
+            of_home, of_all = storage.lacking(start)
             breaches = (
-                *_breaches(start, *its_user, held[its_user], user, of_user),
-                *_breaches(start, *its_workspace, held[its_workspace], workspace, of_workspace),
+                *_breaches(start, *its_user, held[its_user], user, of_user, of_home),
+                *_breaches(start, *its_workspace, held[its_workspace], workspace, of_workspace, of_all),
             )
             if breaches:
                 refused.append(Refusal(start, breaches))
                 continue
+        storage.make(start)
         for key in _keys(start):
             held[key].take(start, 1)
         if start.started_at is not None and start.gpu_millis:
@@ -158,12 +217,16 @@ def _laid(limits: Limits) -> _Laid:
     return [one for one in found if one[2] is not None]
 
 
-def _breaches(start: Start, scope: str, number: int, now: _Held, limits: Limits, laid: _Laid) -> Iterable[Breach]:
+def _breaches(
+    start: Start, scope: str, number: int, now: _Held, limits: Limits, laid: _Laid, new_bytes: int
+) -> Iterable[Breach]:
     """Every limit of this user or workspace that the start would break at this second."""
     amounts = _amounts(start)
     for place, shown, limit in laid:
         if amounts[place] > 0 and now.sums[place] + amounts[place] > limit:
             yield Breach(scope, str(number), shown, amounts[place], now.sums[place], limit)
+    if limits.storage_bytes is not None and new_bytes and now.storage + new_bytes > limits.storage_bytes:
+        yield Breach(scope, str(number), "storage", new_bytes, now.storage, limits.storage_bytes)
     if start.gpu_model is None:
         return
     slots = limits.models.get(start.gpu_model)
@@ -187,3 +250,19 @@ def starts(session: Session, *, begin: datetime, end: datetime, after: int, limi
         .limit(limit)
     )
     return [Start(*row) for row in session.execute(query)]
+
+
+def sizes(session: Session, *, end: datetime) -> list[Sized]:
+    """How large which volume was from when on, until `end`: the audit log has it of each, to the byte."""
+    query = select(Volume.id, Volume.workspace_id, Volume.user_id, Volume.deleted_at)
+    volumes = {row.id: row for row in session.execute(query.where(Volume.created_at < end))}
+    changes = select(AuditEntry.at, AuditEntry.entity_id, AuditEntry.detail).where(
+        AuditEntry.action == "volume.size", AuditEntry.at < end
+    )
+    found = [
+        Sized(at, volumes[number].workspace_id, volumes[number].user_id, int(detail["after"]["size_bytes"]))
+        for at, number, detail in session.execute(changes.order_by(AuditEntry.at, AuditEntry.id))
+        if number in volumes
+    ]
+    gone = [one for one in volumes.values() if one.deleted_at is not None and one.deleted_at < end]
+    return found + [Sized(one.deleted_at, one.workspace_id, one.user_id, 0) for one in gone]

@@ -51,9 +51,16 @@ def test_the_form_is_read_into_the_routes_body():
     given = dict.fromkeys(
         [f"{one}-{two}" for one in policy_pages.SCOPES for two in (*policy_pages.LIMITS, f"gpu:{A100}")], ""
     )
-    given |= {"user-gpus": "0.5", "user-memory": "64G", f"workspace-gpu:{A100}": "2", "workspace-gpu_hours": "100"}
+    given |= {
+        "user-gpus": "0.5",
+        "user-memory": "64G",
+        "workspace-storage": "1.5T",
+        f"workspace-gpu:{A100}": "2",
+        "workspace-gpu_hours": "100",
+    }
     asked = api.check(dry_run.DryRun, {"month": "2026-03", **policy_pages.read_limits(given, models)})
     assert (asked.user.gpu_millis, asked.user.memory_bytes) == (500, 64 * 2**30)
+    assert asked.workspace.storage_bytes == 1536 * 2**30
     assert (asked.workspace.models, asked.workspace.gpu_hours) == ({A100: 2}, 100)
     for name, wrong in (
         ("user-gpus", "many"),

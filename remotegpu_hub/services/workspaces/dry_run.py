@@ -34,6 +34,7 @@ class LimitsGiven(Shape):
     memory_bytes: Amount = None
     environments: Amount = Field(default=None, description="Environments that run at once.")
     gpu_hours: Amount = Field(default=None, description="In the month.")
+    storage_bytes: Amount = Field(default=None, description="Of volumes, which stay when what uses them ends.")
     models: dict[ModelName, Slots] = Field(
         default_factory=dict, max_length=50, description="Slots of one GPU model held at once."
     )
@@ -120,8 +121,12 @@ def replay(engine: Engine, asked: DryRun) -> dict[str, Any]:
         if len(part) < BATCH:
             break
         after = part[-1].id
+    with begin(engine, read_only=True) as session:
+        sizes = policy.sizes(session, end=end)
     runs.sort(key=lambda one: (one.admitted_at, one.id))
-    refused = policy.replay(runs, user=asked.user.limits, workspace=asked.workspace.limits, begin=first, end=end)
+    refused = policy.replay(
+        runs, user=asked.user.limits, workspace=asked.workspace.limits, begin=first, end=end, sizes=sizes
+    )
     within = [one for one in runs if one.admitted_at >= first]
     listed = refused[:MOST_LISTED]
     users, spaces = _shares(within, refused, "user_id"), _shares(within, refused, "workspace_id")

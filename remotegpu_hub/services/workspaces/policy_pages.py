@@ -18,7 +18,7 @@ from ..pages import Page, View
 from . import dry_run
 
 SCOPES: Final = ("user", "workspace")
-LIMITS: Final = ("gpus", "environments", "gpu_hours", "cpu", "memory")
+LIMITS: Final = ("gpus", "environments", "gpu_hours", "cpu", "memory", "storage")
 
 
 def known_models(call: Call) -> Any:
@@ -74,6 +74,8 @@ def read_limits(given: dict[str, str], models: list[str]) -> dict[str, dict[str,
             limits["cpu_millis"] = parse_cores(text["cpu"])
         if text["memory"]:
             limits["memory_bytes"] = parse_bytes(text["memory"])
+        if text["storage"]:
+            limits["storage_bytes"] = parse_bytes(text["storage"])
         for name in ("environments", "gpu_hours"):
             if text[name]:
                 limits[name] = _whole(text[name])
@@ -99,6 +101,7 @@ def resource(view: View, name: str) -> str:
     said = {
         "gpus": view.say("GPUs"), "cpu": view.say("Cores"), "memory": view.say("Main memory"),
         "environments": view.say("Running environments"), "gpu_hours": view.say("GPU hours in the month"),
+        "storage": view.say("Storage"),
     }  # fmt: skip
     return said.get(name, name.removeprefix("gpu:"))
 
