@@ -147,17 +147,14 @@ def by_name(session: Session, *, name: str) -> User:
     return user
 
 
-def currents(session: Session, *, names: Collection[str]) -> dict[str, tuple[int, bool]]:
-    """Our id of whoever has each of these names in the hub now, and whether the hub calls them an admin. Who is not
-    known here is left out."""
+def currents(session: Session, *, ids: Collection[int]) -> dict[int, bool]:
+    """Whom of these, by our ids, the hub has now, under whatever name, and whether it calls them an admin."""
     query = (
-        select(_users.c.name, _users.c.created, _users.c.admin, User.id, User.hub_created)
+        select(_users.c.created, _users.c.admin, User.id, User.hub_created)
         .join(User, (User.hub_user_id == _users.c.id) & User.deleted_at.is_(None))
-        .where(_users.c.name.in_(names))
+        .where(User.id.in_(ids))
     )
-    return {
-        row.name: (row.id, bool(row.admin)) for row in session.execute(query) if row.hub_created == str(row.created)
-    }
+    return {row.id: bool(row.admin) for row in session.execute(query) if row.hub_created == str(row.created)}
 
 
 def named(session: Session, *, name: str, now: datetime) -> User:

@@ -379,19 +379,17 @@ def role_of(session: Session, *, workspace_id: int, user_id: int) -> Role | None
     )
 
 
-def sights(session: Session, *, names: Collection[str]) -> dict[str, Sight]:
-    """Whose events each of these hub users may see now, in two statements for all of them. Who is left out is gone."""
-    people = users.currents(session, names=names)
+def sights(session: Session, *, user_ids: Collection[int]) -> dict[int, Sight]:
+    """Whose events each of these users may see now, in two statements for all of them. Who is left out is gone."""
+    people = users.currents(session, ids=user_ids)
     memberships = select(Member.user_id, Member.workspace_id).where(
-        Member.user_id.in_([number for number, admin in people.values() if not admin]),
+        Member.user_id.in_([number for number, admin in people.items() if not admin]),
         Member.status == MemberStatus.ACTIVE,
     )
     spaces: dict[int, set[int]] = defaultdict(set)
     for user_id, workspace_id in session.execute(memberships):
         spaces[user_id].add(workspace_id)
-    return {
-        name: Sight(number, frozenset(spaces[number]), everything=admin) for name, (number, admin) in people.items()
-    }
+    return {number: Sight(number, frozenset(spaces[number]), everything=admin) for number, admin in people.items()}
 
 
 def of_user(session: Session, *, user: User) -> list[Member]:

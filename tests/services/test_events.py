@@ -16,7 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from remotegpu_hub.domain import environments
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import environments, events, users
+from remotegpu_hub.orm import EventKind
+from remotegpu_hub.runtime import utcnow
 from tests.gpu_hubs import GpuHub
 
 from .conftest import put_members
@@ -90,6 +93,9 @@ def test_everybody_hears_what_they_may_see_and_goes_on_where_they_were(hub: GpuH
     revoked = hub.api("POST", "users/alice/tokens", json={"note": "soon gone"}).json()
     losing = listen("alice", token=revoked["token"])
     assert hub.api("DELETE", f"users/alice/tokens/{revoked['id']}").is_success
+    hub.add_users("rosa")
+    renamed = listen("rosa", "?mine=true")
+    rosa = rename(hub, "rosa", "rosalind")
     carol, dave, eve, admin = (listen(name) for name in ("carol", "dave", "eve", "admin"))
     idle = [listen(name, "?mine=true") for name in ("bob", "admin")]
     hub.start_server("carol", {"workspace": "lab"}, server="heard")
@@ -112,6 +118,10 @@ def test_everybody_hears_what_they_may_see_and_goes_on_where_they_were(hub: GpuH
     told = hub.service("workspaces", f"api/events?after={first['id']}&sort=id", token=hub.token_of("carol")).json()
     assert [one["kind"] for one in told["items"]] == ALL_STATES[1:], "the same as a list"
     assert losing.ended.wait(40), "a stream ends with its token"
+    assert not renamed.ended.wait(3), "and not with a name"
+    with begin(hub.engine) as session:
+        events.record(session, kind=EventKind.QUOTA, now=utcnow(), workspace_id=None, user_id=rosa, percent=80)
+    hub.until(lambda: renamed.kinds == ["quota.threshold"], "who has another name hears on", 10)
     put_members(hub)
 
 
@@ -125,6 +135,15 @@ def test_what_is_no_id_of_an_event_is_told(hub: GpuHub, given: str):
                  ("Last-Event-ID", given.encode())],
     )  # fmt: skip
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid")
+
+
+def rename(hub: GpuHub, before: str, after: str) -> int:
+    """Give a user of the hub another name; our id of them, which stays."""
+    with begin(hub.engine, read_only=True) as session:
+        number = users.by_name(session, name=before).id
+    answer = hub.api("PATCH", f"users/{before}", json={"name": after})
+    assert answer.is_success, answer.text
+    return number
 
 
 def remove(hub: GpuHub, name: str) -> None:

@@ -34,7 +34,7 @@ async def test_a_hundred_listeners_cost_one_reader_and_a_slow_one_is_let_go(engi
     assert asked == [], "nobody listens, nobody looks"
     ears = [Listener(None, Sight(everything=True), None) for _ in range(99)]
     deaf = Listener(None, Sight(), None)
-    gone = Listener("gone", Sight(everything=True), None)
+    gone = Listener(999, Sight(everything=True), None)
     for one in (*ears, deaf, gone):
         await feed.join(runtime, one)
     assert {one.begins for one in ears} == {3}

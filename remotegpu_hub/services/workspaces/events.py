@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from tornado.iostream import StreamClosedError
 
 from ...db import begin
@@ -60,10 +61,11 @@ def sight_of(call: Call) -> Sight:
         return Sight(call.caller.person.id)
     if call.caller.hub_admin:
         return Sight(everything=True)
-    found = workspaces.sights(call.session, names=[call.caller.person.name])
-    if call.caller.person.name not in found:
+    person = call.caller.person
+    found = workspaces.sights(call.session, user_ids=[person.id])
+    if person.id not in found:
         raise Denied("This is for users of the hub.")
-    return found[call.caller.person.name]
+    return found[person.id]
 
 
 def list_events(call: Call) -> Any:
@@ -102,8 +104,9 @@ ROUTES = [
 class Listener:
     """One open stream."""
 
-    user: str | None
-    """Whose rights count; None: a service, which may see all while its token is good."""
+    user: int | None
+    """Whose rights count, by our id, which a rename leaves as it is; None: a service, which may see all while its token
+    is good."""
     sight: Sight
     kind: str | None
     mine: bool = False
@@ -167,11 +170,11 @@ class Feed:
         while True:
             await self._somebody.wait()
             stale = loop.time() - rights_at > RIGHTS_SECONDS
-            names = {one.user for one in self._listeners if one.user is not None}
+            ids = {one.user for one in self._listeners if one.user is not None}
             try:
                 async with self._turn:
-                    found, sights = await asyncio.to_thread(_look, runtime, self._last, names, stale)
-                    self._tell(found, sights, names)
+                    found, sights = await asyncio.to_thread(_look, runtime, self._last, ids, stale)
+                    self._tell(found, sights, ids)
                 if sights is not None:
                     rights_at = loop.time()
                 if len(found) == BATCH:
@@ -182,7 +185,7 @@ class Feed:
                 log.exception("events could not be read; it will be tried again")
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _tell(self, found: Sequence[Happened], sights: Mapping[str, Sight] | None, asked: set[str]) -> None:
+    def _tell(self, found: Sequence[Happened], sights: Mapping[int, Sight] | None, asked: set[int]) -> None:
         for one in list(self._listeners):
             if sights is not None and one.user is not None and one.user in asked:
                 if one.user not in sights:
@@ -200,11 +203,11 @@ def _newest(runtime: Runtime) -> int:
         return events.newest(session)
 
 
-def _look(runtime: Runtime, after: int, names: set[str], stale: bool) -> tuple[list[Happened], dict[str, Sight] | None]:
+def _look(runtime: Runtime, after: int, ids: set[int], stale: bool) -> tuple[list[Happened], dict[int, Sight] | None]:
     """What is new, and in the same transaction what everybody may see of it."""
     with begin(runtime.engine, read_only=True) as session:
         found = events.told(session, after=after, sight=Sight(everything=True), limit=BATCH)
-        sights = workspaces.sights(session, names=names) if names and (found or stale) else None
+        sights = workspaces.sights(session, user_ids=ids) if ids and (found or stale) else None
         return found, sights
 
 
@@ -225,9 +228,13 @@ class Stream(Api):
         route = self.admit()
         asked: EventsAsked = self.asked(route)
         after = self._after(asked)
+
+        def enter(session: Session) -> tuple[Sight, int | None]:
+            call = call_of(self, session, route, path, asked, None)
+            return sight_of(call), call.caller.user.id if call.caller.user is not None else None
+
         with streams.place(self):
-            sight = await self.ask(lambda session: sight_of(call_of(self, session, route, path, asked, None)))
-            user = self.current_user["name"] if self.current_user.get("kind") == "user" else None
+            sight, user = await self.ask(enter)
             await self._stream(Listener(user, sight, asked.kind.value if asked.kind else None, asked.mine), after)
 
     async def _stream(self, listener: Listener, after: int | None) -> None:
