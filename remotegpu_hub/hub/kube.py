@@ -180,12 +180,12 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         self._tell_events()
         if pod is None:
             if self._shown:
-                raise StartFailed("pod_deleted", "Its pod was deleted by somebody outside this hub.")
+                self._judge(self._why_deleted())
             return False
         self._shown = True
         found = pods.trouble(pod)
         if found is not None:
-            self._judge(found)
+            self._judge(self._why_deleted() if found == pods.DELETED else found)
             return False
         self._trouble = None
         return there and bool(super().is_pod_running(pod))
@@ -276,19 +276,23 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         pod = reflector.pods.get(f"{self.namespace}/{self.pod_name}")
         if pod is None:
             if run.active:
-                run.reason, run.message = self._why_it_vanished()
+                run.reason, run.message = self._end_of_deleted()
             return
         seen = pods.run_of(pod, node_ready=True)
         if seen.over:
             run.reason = EndReason(seen.reason) if seen.reason else EndReason.EXITED
             run.message, run.ended_at = seen.message, seen.ended_at
+            if run.reason == EndReason.POD_DELETED:
+                run.reason, run.message = self._end_of_deleted()
 
-    def _why_it_vanished(self) -> tuple[EndReason, str]:
+    def _end_of_deleted(self) -> tuple[EndReason, str]:
+        found = self._why_deleted()
+        return EndReason(found.reason), found.text.format(said=found.said)
+
+    def _why_deleted(self) -> Trouble:
+        """Kubernetes before 1.26 tells in events alone why it deleted a pod."""
         RemoteGPUKubeSpawner._events = 0.0, None, {}  # the newest counts here
-        for event in reversed(self.events):
-            if event["reason"] in ("Evicted", "Preempted", "TaintManagerEviction"):
-                return EndReason.EVICTED, f"The cluster took its place away: {event['message']}"
-        return EndReason.POD_DELETED, "Its pod was deleted by somebody outside this hub."
+        return pods.of_events(self.events) or pods.DELETED
 
     async def stop(self, now: bool = False) -> None:
         """Remove the pod and wait until it is gone, as the watch tells or, should that be deaf, the cluster itself.
