@@ -124,6 +124,7 @@ SELDOM: set[Right] = {
     *(("namespace", "ingresses", verb) for verb in ("get", "create", "delete")),  # with `c.RemoteGPU.ingress`
     *(("namespace", "resourceclaimtemplates", verb) for verb in ("get", "list", "create", "delete")),  # with DRA
     ("cluster", "resourceslices", "list"),
+    *(("namespace", what, "delete") for what in ("services", "configmaps")),  # the cluster's collector may be quicker
     ("namespace", "persistentvolumeclaims", "patch"),  # when a volume grows
 }
 
