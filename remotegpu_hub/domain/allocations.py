@@ -1,7 +1,7 @@
 """One run of an environment: admit (hold), activate (it runs), mark_ending, release (confirmed gone), and the
 comparison of what the database says with what really runs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -417,7 +417,7 @@ class Snapshot:
 
 def open_runs(session: Session) -> list[Snapshot]:
     """All open allocations with the hub's names for their servers."""
-    rows = session.execute(
+    rows: Iterable[Any] = session.execute(
         select(
             Allocation.id,
             Allocation.attempt,
@@ -436,7 +436,7 @@ def open_runs(session: Session) -> list[Snapshot]:
         .where(Allocation.state != ENDED)
         .order_by(Allocation.id)
     )
-    return [Snapshot(*tuple(row)) for row in rows]
+    return [Snapshot(*row) for row in rows]
 
 
 @dataclass(frozen=True)
