@@ -21,6 +21,7 @@ from .cli.invitations import Invitations
 from .cli.login import Login, Logout, Whoami
 from .cli.members import Members
 from .cli.money import Budgets, Prices
+from .cli.overview import Overview
 from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
 from .cli.requests import Requests
@@ -54,6 +55,7 @@ class RemoteGPUApp(Command):
         "init": (Init, "make our tables in the hub's database"),
         "upgrade-db": (UpgradeDb, "bring our tables to this version"),
         "doctor": (Doctor, "check everything, and say what to do"),
+        "overview": (Overview, "the hub at a glance, and what needs attention"),
         "workspaces": (Workspaces, "teams: list, create, show, update, archive"),
         "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
         "invitations": (Invitations, "asking users in: list, send, take-back, accept, decline"),

@@ -71,6 +71,7 @@ KEYS_OF_USER = ("list_keys_of_user", "add_key_of_user", "remove_key_of_user")
 TABLE: dict[str, frozenset[str]] = {
     "read_who": EVERYBODY,
     "read_overview": MEMBERS,
+    "read_hub_overview": HUB,
     "list_workspaces": EVERYBODY,
     "create_workspace": HUB,
     "read_workspace": MEMBERS,

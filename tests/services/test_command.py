@@ -110,7 +110,7 @@ def both(terminal: Terminal, *words: str) -> tuple[Said, Said]:
         ("members",), ("members", "list", "lab"), ("quotas",), ("quotas", "list", "--workspace", "lab"),
         ("quotas", "list", "--user", "bob"), ("hosts",), ("gpus",), ("gpus", "list", "--host", "HOST"), ("images",),
         ("flavors",), ("environments",), ("environments", "list", "--workspace", "lab", "--user", "carol"),
-        ("budgets",), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
+        ("budgets",), ("overview",), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from . import (
     dry_run,
     events,
     glance,
+    hub_overview,
     invitations,
     keys,
     limits,
@@ -24,6 +25,7 @@ from . import (
 
 ROUTES = [
     *glance.ROUTES,
+    *hub_overview.ROUTES,
     *people.ROUTES,
     *spaces.ROUTES,
     *invitations.ROUTES,
