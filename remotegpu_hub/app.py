@@ -56,7 +56,7 @@ class RemoteGPUApp(Command):
         "upgrade-db": (UpgradeDb, "bring our tables to this version"),
         "doctor": (Doctor, "check everything, and say what to do"),
         "overview": (Overview, "the hub at a glance, and what needs attention"),
-        "workspaces": (Workspaces, "teams: list, create, show, update, archive"),
+        "workspaces": (Workspaces, "teams: list, create, show, update, archive, reopen"),
         "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
         "invitations": (Invitations, "asking users in: list, send, take-back, accept, decline"),
         "quotas": (Quotas, "what may be held: list, set"),

@@ -166,6 +166,15 @@ class WorkspacesArchive(_One):
         self.show("Archived the workspace {name}: nobody can start there any more.")
 
 
+class WorkspacesReopen(_One):
+    name = "reopen"
+    description = "Let an archived workspace start environments again, with the members, limits and budget that it had."
+
+    def run(self) -> None:
+        self.ask("POST", f"{PATH}/reopen", workspace=self.need(0))
+        self.show("The workspace {name} is open: its members can start environments there.")
+
+
 class Workspaces(WorkspacesList):
     name = "workspaces"
     description = "The teams that own environments, quotas, budgets and invoices. Without a command: list them."
@@ -175,4 +184,5 @@ class Workspaces(WorkspacesList):
         "show": (WorkspacesShow, "settings, members, limits and the month's money of one"),
         "update": (WorkspacesUpdate, "change display name, time zone or hub group"),
         "archive": (WorkspacesArchive, "close one for new starts"),
+        "reopen": (WorkspacesReopen, "let an archived one start again"),
     }

@@ -77,6 +77,7 @@ TABLE: dict[str, frozenset[str]] = {
     "read_workspace": MEMBERS,
     "edit_workspace": MANAGERS,
     "archive_workspace": OWNERS,
+    "reopen_workspace": OWNERS,
     "leave_workspace": MEMBERS - HUB,
     "list_members": MEMBERS,
     "read_member": MEMBERS,

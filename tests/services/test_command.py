@@ -202,6 +202,9 @@ def test_workspaces_and_keys_come_and_go_by_either_way(terminal: Terminal, way: 
     assert archived.out == f"Archived the workspace {name}: nobody can start there any more.\n"
     assert name not in call("workspaces").out
     assert name in call("workspaces", "list", "--all").out
+    reopened = call("workspaces", "reopen", name)
+    assert reopened == Said(0, f"The workspace {name} is open: its members can start environments there.\n", "")
+    assert name in call("workspaces").out
 
     key = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     Path("id.pub").write_text(f"{key} zoe@laptop\n")
