@@ -11,11 +11,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from . import words
 from .cli.asking import RULE
+from .cli.audit import Audit
 from .cli.catalog import Flavors, Images
 from .cli.command import Command
 from .cli.completion import Completion
 from .cli.doctor import Doctor
 from .cli.environments import Environments
+from .cli.events import Events
 from .cli.inventory import Gpus, Hosts
 from .cli.invitations import Invitations
 from .cli.login import Login, Logout, Whoami
@@ -29,6 +31,7 @@ from .cli.setup import Init, UpgradeDb
 from .cli.ssh_keys import SshKeys
 from .cli.stop import Stop, Usage
 from .cli.volumes import Volumes
+from .cli.webhooks import Webhooks
 from .cli.workspaces import Workspaces
 from .errors import RemoteGPUError
 
@@ -70,6 +73,9 @@ class RemoteGPUApp(Command):
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
         "environments": (Environments, "what users keep and run: list, create, start, stop, logs, …"),
+        "events": (Events, "what happened, and what happens from now on"),
+        "audit": (Audit, "who changed what"),
+        "webhooks": (Webhooks, "addresses that are told of events: list, add, set, test, log, again, remove"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
         "completion": (Completion, "let a shell complete commands and options"),
     }
