@@ -112,7 +112,7 @@ def both(terminal: Terminal, *words: str) -> tuple[Said, Said]:
         ("members",), ("members", "list", "lab"), ("quotas",), ("quotas", "list", "--workspace", "lab"),
         ("quotas", "list", "--user", "bob"), ("hosts",), ("gpus",), ("gpus", "list", "--host", "HOST"), ("images",),
         ("flavors",), ("environments",), ("environments", "list", "--workspace", "lab", "--user", "carol"),
-        ("budgets",), ("overview",), ("audit", "--most", "5"), ("events", "--most", "3"), ("webhooks",), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
+        ("budgets",), ("overview",), ("audit", "--most", "5"), ("events", "--most", "3"), ("webhooks",), ("volumes",), ("volumes", "list", "--workspace", "lab"), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
     ],
     ids=" ".join,
 )  # fmt: skip

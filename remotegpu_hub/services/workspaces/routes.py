@@ -19,6 +19,7 @@ from . import (
     spaces,
     trail,
     usage,
+    volumes,
     ways,
     webhooks,
 )
@@ -36,6 +37,7 @@ ROUTES = [
     *runs.ROUTES,
     *making.ROUTES,
     *ways.ROUTES,
+    *volumes.ROUTES,
     *keys.ROUTES,
     *machines.ROUTES,
     *catalogue.ROUTES,
