@@ -24,6 +24,7 @@ from .cli.login import Login, Logout, Whoami
 from .cli.members import Members
 from .cli.money import Budgets, Prices
 from .cli.overview import Overview
+from .cli.people import Limits, Users
 from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
 from .cli.requests import Requests
@@ -59,10 +60,12 @@ class RemoteGPUApp(Command):
         "upgrade-db": (UpgradeDb, "bring our tables to this version"),
         "doctor": (Doctor, "check everything, and say what to do"),
         "overview": (Overview, "the hub at a glance, and what needs attention"),
-        "workspaces": (Workspaces, "teams: list, create, show, update, archive, reopen"),
+        "workspaces": (Workspaces, "teams: list, create, show, update, archive, reopen, usage, leave"),
+        "users": (Users, "who there is"),
         "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
         "invitations": (Invitations, "asking users in: list, send, take-back, accept, decline"),
         "quotas": (Quotas, "what may be held: list, set"),
+        "limits": (Limits, "what you may hold, and hold"),
         "requests": (Requests, "asking for more: list, ask, approve, refuse, withdraw"),
         "budgets": (Budgets, "what a month may cost: list, set, remove"),
         "prices": (Prices, "what a unit costs: list, set"),

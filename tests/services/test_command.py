@@ -112,7 +112,7 @@ def both(terminal: Terminal, *words: str) -> tuple[Said, Said]:
         ("members",), ("members", "list", "lab"), ("quotas",), ("quotas", "list", "--workspace", "lab"),
         ("quotas", "list", "--user", "bob"), ("hosts",), ("gpus",), ("gpus", "list", "--host", "HOST"), ("images",),
         ("flavors",), ("environments",), ("environments", "list", "--workspace", "lab", "--user", "carol"),
-        ("budgets",), ("overview",), ("audit", "--most", "5"), ("events", "--most", "3"), ("webhooks",), ("volumes",), ("volumes", "list", "--workspace", "lab"), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
+        ("budgets",), ("overview",), ("audit", "--most", "5"), ("events", "--most", "3"), ("webhooks",), ("users",), ("users", "--search", "o"), ("workspaces", "usage", "lab"), ("volumes",), ("volumes", "list", "--workspace", "lab"), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -347,6 +347,21 @@ def test_a_user_sees_and_does_from_outside_what_is_theirs(terminal: Terminal):
     assert "Your role in lab is member." in ask("members", "set", "lab", "zoe", "--role", "admin").err
     assert ask("ssh-keys", "list", "bob").err == "remotegpu: The user bob was not found.\n"
     assert ask("ssh-keys", "list", "carol").out == "carol has no keys.\n"
+    assert re.search(r"^lab +all members' +environments +\d+ +", ask("limits").out, re.M)
+    assert {one["name"] for one in json.loads(ask("limits", "--json").out)["limits"]} >= {"lab", "~carol"}
+    assert "add --hub URL" in terminal.by_database("limits").err
+    assert re.search(
+        rf"^ *\d+ +active +{hub.runtime.settings.host_name} ", ask("environments", "runs", number).out, re.M
+    )
+    of_host = ("environments", "list", "--host", hub.runtime.settings.host_name)
+    assert number in {str(one["id"]) for one in json.loads(terminal.by_api(*of_host, "--json").out)["environments"]}
+    assert "Only an admin of the hub" in ask(*of_host).err
+    assert ask("workspaces", "leave", "lab").code == 2
+    zoe = hub.token_of("zoe")
+    assert (
+        terminal.by_api("workspaces", "leave", "lab", "--yes", token=zoe).out == "You are no member of lab any more.\n"
+    )
+    assert terminal.by_api("workspaces", "show", "lab", token=zoe).code == 1
 
     assert re.fullmatch(rf"Environment {number} (stopped|is stopping)\.\n", ask("environments", "stop", number).out)
     hub.until_free("carol", "mine")
