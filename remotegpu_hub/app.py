@@ -11,16 +11,20 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from . import words
 from .cli.asking import RULE
+from .cli.audit import Audit
 from .cli.catalog import Flavors, Images
 from .cli.command import Command
 from .cli.completion import Completion
 from .cli.doctor import Doctor
 from .cli.environments import Environments
+from .cli.events import Events
 from .cli.inventory import Gpus, Hosts
 from .cli.invitations import Invitations
 from .cli.login import Login, Logout, Whoami
 from .cli.members import Members
 from .cli.money import Budgets, Prices
+from .cli.overview import Overview
+from .cli.people import Limits, Users
 from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
 from .cli.requests import Requests
@@ -28,6 +32,7 @@ from .cli.setup import Init, UpgradeDb
 from .cli.ssh_keys import SshKeys
 from .cli.stop import Stop, Usage
 from .cli.volumes import Volumes
+from .cli.webhooks import Webhooks
 from .cli.workspaces import Workspaces
 from .errors import RemoteGPUError
 
@@ -54,10 +59,13 @@ class RemoteGPUApp(Command):
         "init": (Init, "make our tables in the hub's database"),
         "upgrade-db": (UpgradeDb, "bring our tables to this version"),
         "doctor": (Doctor, "check everything, and say what to do"),
-        "workspaces": (Workspaces, "teams: list, create, show, update, archive"),
+        "overview": (Overview, "the hub at a glance, and what needs attention"),
+        "workspaces": (Workspaces, "teams: list, create, show, update, archive, reopen, usage, leave"),
+        "users": (Users, "who there is"),
         "members": (Members, "who belongs to a workspace: list, add, set, suspend, remove"),
         "invitations": (Invitations, "asking users in: list, send, take-back, accept, decline"),
         "quotas": (Quotas, "what may be held: list, set"),
+        "limits": (Limits, "what you may hold, and hold"),
         "requests": (Requests, "asking for more: list, ask, approve, refuse, withdraw"),
         "budgets": (Budgets, "what a month may cost: list, set, remove"),
         "prices": (Prices, "what a unit costs: list, set"),
@@ -68,6 +76,9 @@ class RemoteGPUApp(Command):
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
         "environments": (Environments, "what users keep and run: list, create, start, stop, logs, …"),
+        "events": (Events, "what happened, and what happens from now on"),
+        "audit": (Audit, "who changed what"),
+        "webhooks": (Webhooks, "addresses that are told of events: list, add, set, test, log, again, remove"),
         "reconcile": (Reconcile, "compare with what really runs, and repair"),
         "completion": (Completion, "let a shell complete commands and options"),
     }

@@ -24,7 +24,13 @@ RULE: Final = (
 )
 ASK_THE_HUB: Final = "That asks the hub itself, not its database: `remotegpu login URL` first, then add --hub URL."
 MOST_A_PAGE: Final = 200
-_NAMED_BY: Final = {"The member": "user", "The environment": "id", "The flavor": "name"}
+_NAMED_BY: Final = {
+    "The member": "user",
+    "The environment": "id",
+    "The flavor": "name",
+    "The webhook": "id",
+    "The volume": "id",
+}
 """Which name of a path tells what was not found, where it is not of that kind's own name."""
 
 
@@ -121,16 +127,20 @@ class Asking(Command):
         """What a route that changes nothing answers."""
         return self.ask("GET", path, query=query, **names).value
 
-    def every(self, path: str, *, query: Mapping[str, Any] | None = None, **names: Any) -> list[dict[str, Any]]:
-        """All rows of a list, page after page."""
+    def every(
+        self, path: str, *, query: Mapping[str, Any] | None = None, most: int | None = None, **names: Any
+    ) -> list[dict[str, Any]]:
+        """All rows of a list, page after page, or the first ones, at most so many."""
         rows: list[dict[str, Any]] = []
         cursor = None
-        while True:
-            page = self.read(path, query={**(query or {}), "limit": MOST_A_PAGE, "cursor": cursor}, **names)
+        while most is None or len(rows) < most:
+            limit = MOST_A_PAGE if most is None else min(MOST_A_PAGE, most - len(rows))
+            page = self.read(path, query={**(query or {}), "limit": limit, "cursor": cursor}, **names)
             rows += page["items"]
             cursor = page["next"]
             if cursor is None:
-                return rows
+                break
+        return rows
 
     def create(self, path: str, body: Any, **names: Any) -> Any:
         """Make something, once, even where the answer is lost on the way."""

@@ -58,13 +58,18 @@ class EnvironmentsList(Asking):
     examples = "remotegpu environments --running\nremotegpu environments list --workspace vision --json"
     workspace = option(Text(help="Only those of this workspace."), "workspace", "NAME")
     user = option(Text(help="Only those of this user."), "user", "NAME")
+    host = option(Text(help="Only those that hold something of this host; for admins of the hub."), "host", "NAME")
     running = option(Bool(False, help="Only those that hold something now."), "running")
 
     def run(self) -> None:
+        if self.host is not None and self.workspace is not None:
+            raise Usage("--host and --workspace do not go together.")
         query = {"user": self.user, "running": True if self.running else None}
         self.show_rows("environments", self._rows(query), COLUMNS, empty="There are no such environments.")
 
     def _rows(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+        if self.host is not None:
+            return self.every("hosts/{host}/environments", query=query, host=self.host)
         if self.workspace is not None:
             return self.every("workspaces/{workspace}/environments", query=query, workspace=self.workspace)
         try:
@@ -76,6 +81,15 @@ class EnvironmentsList(Asking):
 
 
 PATH = "environments/{id}"
+RUNS = [
+    Column("RUN", "allocation_id", right=True),
+    Column("STATE", "state"),
+    Column("HOST", "host"),
+    Column("ASKED FOR", lambda row: short(row["requested_at"])),
+    Column("BEGAN", lambda row: short(row["started_at"])),
+    Column("ENDED", lambda row: short(row["ended_at"])),
+    Column("WHY", "end_reason"),
+]
 ACCESS = [
     Column("SERVICE", "service"),
     Column("ADDRESS", "address"),
@@ -177,6 +191,16 @@ def _plain(line: str) -> str:
     return printable(re.sub(r"\x1b\[[0-9;]*m", "", line).expandtabs())
 
 
+class EnvironmentsRuns(_One):
+    name = "runs"
+    description = "Show how the runs of an environment went, newest first, with why each ended."
+    examples = "remotegpu environments runs 17"
+
+    def run(self) -> None:
+        rows = self.every(f"{PATH}/runs", id=self.number)
+        self.show_rows("runs", rows, RUNS, empty="It has not run yet.")
+
+
 class EnvironmentsStart(_One):
     name = "start"
     description = "Start an environment of yours as it is kept."
@@ -230,6 +254,7 @@ class Environments(EnvironmentsList):
         "access": (EnvironmentsAccess, "how the ports of one are reached"),
         "create": (EnvironmentsCreate, "make one and start it"),
         "logs": (EnvironmentsLogs, "what one prints"),
+        "runs": (EnvironmentsRuns, "how the runs of one went"),
         "start": (EnvironmentsStart, "start one as it is kept"),
         "stop": (EnvironmentsStop, "stop one"),
         "restart": (EnvironmentsRestart, "stop one and start it again"),

@@ -50,4 +50,6 @@ class OnDatabase:
             if isinstance(value, Later):
                 raise Refused(ASK_THE_HUB)
             text = write(route, value)
+            if route.adds is not None:
+                text = route.adds(call, text)
         return Answer(json.loads(text) if text else None, tag_of(text, route.volatile) if route.etag else "")

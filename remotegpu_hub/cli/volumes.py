@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import select
 from traitlets import Bool
 
-from ..domain import volumes
-from ..orm import User, Volume, Workspace
-from ..runtime import utcnow
-from ..units import iso, show_bytes
-from .command import Command, option, whole
+from ..errors import RemoteGPUError
+from ..units import show_bytes
+from .asking import Asking, denied
+from .command import Text, option, whole
 from .stop import Usage
 from .tables import Column
 
@@ -20,50 +18,47 @@ COLUMNS = [
     Column("USER", lambda row: row["user"] or "all members"),
     Column("SIZE", lambda row: show_bytes(row["size_bytes"]), right=True),
 ]
+PATH = "volumes/{id}"
 
 
-def plain_volume(volume: Volume, workspace: str, user: str | None) -> dict[str, Any]:
-    """A volume for programs."""
-    return {
-        "id": volume.id, "kind": volume.kind.value, "workspace": workspace, "user": user,
-        "size_bytes": volume.size_bytes, "created_at": iso(volume.created_at),
-    }  # fmt: skip
-
-
-class VolumesList(Command):
+class VolumesList(Asking):
     name = "list"
-    description = "List the volumes that are there; they count against the storage quotas."
+    description = "List the volumes that you may see; they count against the storage quotas."
+    examples = "remotegpu volumes\nremotegpu volumes list --workspace vision"
+    workspace = option(Text(help="Those of this workspace: what it shares, and homes."), "workspace", "NAME")
 
     def run(self) -> None:
-        with self.transaction(read_only=True) as session:
-            query = (
-                select(Volume, Workspace.name, User.name)
-                .join(Workspace, Workspace.id == Volume.workspace_id)
-                .outerjoin(User, User.id == Volume.user_id)
-                .where(Volume.deleted_at.is_(None))
-                .order_by(Workspace.name, Volume.kind, User.name)
-            )
-            rows = [plain_volume(*row) for row in session.execute(query)]
+        rows = sorted(self._rows(), key=lambda row: (row["workspace"], row["kind"], row["user"] or ""))
         self.show_rows("volumes", rows, COLUMNS, empty="There are no volumes.")
 
+    def _rows(self) -> list[dict[str, Any]]:
+        if self.workspace is not None:
+            return self.every("workspaces/{workspace}/volumes", workspace=self.workspace)
+        try:
+            return self.every("all-volumes")
+        except RemoteGPUError as error:
+            if not denied(error):
+                raise
+        return self.every("volumes")
 
-class VolumesDelete(Command):
+
+class VolumesDelete(Asking):
     name = "delete"
     words = ("VOLUME",)
     description = (
-        "Give a volume up, with all that is in it. Nobody can get it back. The cluster's storage is freed by the next "
-        "reconcile; the next start makes a new, empty one."
+        "Give a volume up, with all that is in it: your own home, what a workspace of yours shares, or as an admin of "
+        "the hub any. Nobody can get it back. The cluster's storage is freed by the next reconcile; the next start "
+        "makes a new, empty one."
     )
     examples = "remotegpu volumes delete 17 --yes"
     yes = option(Bool(False, help="Really: what is in the volume is lost."), "yes")
 
     def run(self) -> None:
-        number = whole(self.need(0), "VOLUME")
+        number = str(whole(self.need(0), "VOLUME"))
         if not self.yes:
             raise Usage(f"What is in volume {number} would be lost. Add --yes if that is meant.")
-        with self.transaction() as session:
-            volume = volumes.delete(session, volume_id=number, actor=self.actor, now=utcnow())
-            row = {"id": volume.id, "kind": volume.kind.value, "size_bytes": volume.size_bytes}
+        row = self.read(PATH, id=number)
+        self.ask("DELETE", PATH, id=number)
         self.show_one("volume", row, f"Volume {number} is given up.")
 
 

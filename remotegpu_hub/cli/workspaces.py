@@ -53,7 +53,7 @@ def names_of_workspaces(command: Asking) -> list[str]:
 
 def members_of(command: Asking, workspace: str) -> list[dict[str, Any]]:
     """All members, owners first."""
-    items = command.read("workspaces/{workspace}/members", workspace=workspace)["items"]
+    items = command.every("workspaces/{workspace}/members", workspace=workspace)
     rows = [{"workspace": workspace, **one} for one in items]
     return sorted(rows, key=lambda row: (list(Role).index(Role(row["role"])), row["user"]))
 
@@ -166,6 +166,52 @@ class WorkspacesArchive(_One):
         self.show("Archived the workspace {name}: nobody can start there any more.")
 
 
+class WorkspacesReopen(_One):
+    name = "reopen"
+    description = "Let an archived workspace start environments again, with the members, limits and budget that it had."
+
+    def run(self) -> None:
+        self.ask("POST", f"{PATH}/reopen", workspace=self.need(0))
+        self.show("The workspace {name} is open: its members can start environments there.")
+
+
+class WorkspacesLeave(_One):
+    name = "leave"
+    description = "Leave a workspace. What you run there ends an hour later; files in your home stay."
+    examples = "remotegpu workspaces leave vision --yes"
+    yes = option(Bool(False, help="Really: somebody has to let you in again."), "yes")
+
+    def run(self) -> None:
+        if not self.yes:
+            raise Usage(f"Somebody would have to let you into {self.need(0)} again. Add --yes if that is meant.")
+        self.needs_hub()
+        self.ask("POST", f"{PATH}/leave", workspace=self.need(0))
+        self.show_one("workspace", {"name": self.need(0)}, f"You are no member of {self.need(0)} any more.")
+
+
+class WorkspacesUsage(_One):
+    name = "usage"
+    description = "Show what each member used in a month: money, and GPU hours. With --json by day."
+    examples = "remotegpu workspaces usage vision --month 2026-11"
+    month = option(Text(help="Such as 2026-11. Default: the current one, where the workspace is."), "month", "MONTH")
+
+    def run(self) -> None:
+        found = self.read(f"{PATH}/usage", query={"month": self.month}, workspace=self.need(0))
+        if self.json:
+            self.say(dump({"usage": found}))
+            return
+        rows = [
+            {"user": one["user"], "amount": sum(one["amounts"]), "gpu_time": sum(one["gpu_times"])}
+            for one in found["members"]
+        ]
+        columns = [
+            Column("MEMBER", "user"),
+            Column("COST", lambda row: words.money(row["amount"], found["currency"], "en"), right=True),
+            Column("GPU HOURS", lambda row: words.bare("gpu_hours", row["gpu_time"]), right=True),
+        ]
+        self.show_rows("usage", rows, columns, empty=f"Nobody used anything in {found['month']}.")
+
+
 class Workspaces(WorkspacesList):
     name = "workspaces"
     description = "The teams that own environments, quotas, budgets and invoices. Without a command: list them."
@@ -175,4 +221,7 @@ class Workspaces(WorkspacesList):
         "show": (WorkspacesShow, "settings, members, limits and the month's money of one"),
         "update": (WorkspacesUpdate, "change display name, time zone or hub group"),
         "archive": (WorkspacesArchive, "close one for new starts"),
+        "reopen": (WorkspacesReopen, "let an archived one start again"),
+        "usage": (WorkspacesUsage, "what each member used in a month"),
+        "leave": (WorkspacesLeave, "leave one"),
     }

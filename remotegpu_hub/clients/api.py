@@ -2,9 +2,11 @@
 routes nor what they answer."""
 
 import ipaddress
+import json
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
@@ -16,6 +18,9 @@ from ..errors import Denied, Invalid, NotFound, RemoteGPUError, Unavailable
 SERVICE: Final = "services/workspaces/api/"
 REACH: Final = "access:services!service=workspaces"
 """The scope with which a token reaches the service at all."""
+JSON: Final = "application/json"
+SILENCE_SECONDS: Final = 45.0
+"""A stream of events says every 15 seconds that it is still there."""
 TIMEOUT_SECONDS: Final = 90.0
 """A restart waits a minute for the stop."""
 TRIES: Final = 3
@@ -101,7 +106,7 @@ class ApiClient:
     def __init__(self, address: Address, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.address, self._sleep = address, sleep
         self._client = httpx.Client(
-            headers={"Authorization": f"token {address.token}", "Accept": "application/json"},
+            headers={"Authorization": f"token {address.token}", "Accept": JSON},
             timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=10.0),
             verify=ssl.create_default_context(),
             trust_env=address.url.startswith("https:"),  # a proxy would see what goes by http
@@ -136,14 +141,37 @@ class ApiClient:
 
     def lines(self, path: str, names: Mapping[str, str], *, query: Mapping[str, Any]) -> Iterator[str]:
         """Read a route that answers line by line, for as long as it goes on. Raises: like `ask`."""
-        patient = httpx.Timeout(TIMEOUT_SECONDS, connect=10.0, read=None)
+        with self._stream(path, names, query) as answer:
+            yield from answer.iter_lines()
+
+    def events(self, path: str, names: Mapping[str, str], *, query: Mapping[str, Any]) -> Iterator[Any]:
+        """Items of a list as they come, by server-sent events
+        (https://html.spec.whatwg.org/multipage/server-sent-events.html); each stands in one line of data.
+
+        It ends when the API ends it, or says nothing for longer than it ever does. Raises: like `ask`.
+        """
+        given = {name: value for name, value in query.items() if value is not None}
+        rest = ""
+        with self._stream(path, names, given, accept="text/event-stream", silence_seconds=SILENCE_SECONDS) as answer:
+            for text in answer.iter_text():
+                *lines, rest = (rest + text).split("\n")
+                yield from (json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:"))
+
+    @contextmanager
+    def _stream(
+        self, path: str, names: Mapping[str, str], query: Mapping[str, Any], *, accept: str = JSON,
+        silence_seconds: float | None = None,
+    ) -> Iterator[httpx.Response]:  # fmt: skip
+        patient = httpx.Timeout(TIMEOUT_SECONDS, connect=10.0, read=silence_seconds)
         url = self._url(path, names)
         try:
-            with self._client.stream("GET", url, params=dict(query), timeout=patient) as answer:
+            with self._client.stream(
+                "GET", url, params=dict(query), timeout=patient, headers={"Accept": accept}
+            ) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise self._refusal(answer, again=True)
-                yield from answer.iter_lines()
+                yield answer
         except httpx.HTTPError as error:
             raise self._lost(_why(error), again=True) from None
 

@@ -220,6 +220,19 @@ def archive(session: Session, *, workspace: Workspace, actor: Actor, now: dateti
            name=workspace.name)  # fmt: skip
 
 
+def reopen(session: Session, *, workspace: Workspace, actor: Actor, now: datetime) -> None:
+    """Let an archived workspace start environments again, with the members, limits and budget that it had. One that is
+    open stays as it is."""
+    lock(session, workspace)
+    session.refresh(workspace)
+    if workspace.status != WorkspaceStatus.ARCHIVED:
+        return
+    workspace.status = WorkspaceStatus.ACTIVE
+    session.flush()
+    record(session, actor=actor, action="workspace.reopen", entity="workspace", entity_id=workspace.id, now=now,
+           name=workspace.name)  # fmt: skip
+
+
 def put_member(
     session: Session,
     *,

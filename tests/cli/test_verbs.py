@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from remotegpu_hub.domain import workspaces
 from remotegpu_hub.domain.audit import Actor
-from remotegpu_hub.orm import Gpu, Host, HostStatus, QuotaScope
+from remotegpu_hub.orm import Gpu, Host, HostStatus, QuotaScope, Role
 from remotegpu_hub.units import GIB, MICROS
 
 from ..worlds import A100, IMAGE
@@ -106,6 +106,14 @@ def test_members_come_change_are_suspended_and_go(remotegpu, world, hub_user):
     assert "already" in remotegpu("members", "add", "lab", "bob", code=1).err
     assert "not found" in remotegpu("members", "suspend", "lab", "dana", code=1).err
     assert "needs an owner" in remotegpu("members", "remove", "lab", "alice", code=1).err
+
+
+def test_all_members_are_listed_however_many_they_are(remotegpu, world):
+    for number in range(60):
+        world.user(f"user-{number}")
+        world.member("lab", f"user-{number}", Role.MEMBER)
+    rows = remotegpu("members", "list", "lab", "--json").json["members"]
+    assert len(rows) == len(remotegpu("workspaces", "show", "lab", "--json").json["workspace"]["members"]) == 63
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,19 @@ def test_names_of_paths_are_kept_whole_and_the_token_stands_in_a_header(server: 
     assert headers["Authorization"] == f"token {TOKEN}"
 
 
+def test_events_are_read_from_their_lines_of_data(server: Server, client: ApiClient):
+    body = 'retry: 3000\n\nid: 7\ndata: {"id": 7, "detail": {"name": "a\u2028b 训练"}}\n\n: still here\n\nid: 8\ndata: {"id": 8}\n\n'
+    server.wanted = [(200, {"Content-Type": "text/event-stream"}, body.encode())]
+    found = list(client.events("events", {}, query={"after": 6, "kind": None}))
+    assert found == [{"id": 7, "detail": {"name": "a\u2028b 训练"}}, {"id": 8}]
+    ((_verb, path, headers),) = server.seen
+    assert path.endswith("/api/events?after=6")
+    assert headers["Accept"] == "text/event-stream"
+    server.wanted = [None]
+    with pytest.raises(Unavailable):
+        list(client.events("events", {}, query={}))
+
+
 def test_who_asks_too_often_waits_as_long_as_the_api_says(server: Server, client: ApiClient, slept: list[float]):
     server.wanted = [(429, {"Retry-After": "7"}, {}), (429, {"Retry-After": "3"}, {}), (200, {}, {"done": True})]
     assert client.ask("POST", "environments/{id}/stop", {"id": "1"}).value == {"done": True}

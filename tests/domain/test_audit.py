@@ -10,7 +10,7 @@ from remotegpu_hub import db
 from remotegpu_hub.domain import allocations, audit, catalog, environments, inventory, users, workspaces
 from remotegpu_hub.domain.audit import SYSTEM, Actor
 from remotegpu_hub.errors import RemoteGPUError
-from remotegpu_hub.orm import EndReason, GpuStatus, HostStatus, QuotaScope, Role, User
+from remotegpu_hub.orm import EndReason, GpuStatus, HostStatus, QuotaScope, Role, User, WorkspaceStatus
 
 from ..worlds import A100, World, host
 
@@ -35,6 +35,12 @@ def bob(session) -> User:
     return users.by_name(session, name="bob")
 
 
+def reopen(session, workspace, **facts) -> None:
+    workspace.status = WorkspaceStatus.ARCHIVED
+    session.flush()
+    workspaces.reopen(session, workspace=workspace, **facts)
+
+
 CHANGES: dict[str, Callable[[World], object]] = {
     "user.seen": lambda world: world.user("dave"),
     "user.deleted": street(lambda s, _: users.retire(s, user=bob(s), now=_["now"])),
@@ -45,6 +51,7 @@ CHANGES: dict[str, Callable[[World], object]] = {
         lambda s, facts: workspaces.update_settings(s, workspace=lab(s), display_name="x", **facts)
     ),
     "workspace.archive": street(lambda s, facts: workspaces.archive(s, workspace=lab(s), **facts)),
+    "workspace.reopen": street(lambda s, facts: reopen(s, lab(s), **facts)),
     "member.put": street(
         lambda s, facts: workspaces.put_member(s, workspace=lab(s), user=bob(s), role=Role.ADMIN, **facts)
     ),

@@ -129,6 +129,19 @@ def test_a_workspace_with_running_environments_is_not_archived(world: World):
     assert world.audit("workspace.archive")[-1].actor == "admin"
 
 
+def test_an_archived_workspace_is_reopened_once_and_starts_again(world: World):
+    with db.begin(world.engine) as session:
+        workspaces.archive(session, workspace=workspaces.by_name(session, name="lab"), actor=ADMIN, now=world.now)
+    with pytest.raises(NotFound):
+        world.run()
+    for _ in range(2):
+        with db.begin(world.engine) as session:
+            workspaces.reopen(session, workspace=workspaces.by_name(session, name="lab"), actor=ADMIN, now=world.now)
+    assert world.read(select(Workspace.status).where(Workspace.name == "lab")) == [WorkspaceStatus.ACTIVE]
+    assert [(entry.actor, entry.detail) for entry in world.audit("workspace.reopen")] == [("admin", {"name": "lab"})]
+    assert world.run().id
+
+
 def test_settings_change_with_before_and_after(world: World):
     world.workspace("other", owner="bob", hub_group="physics")
     with db.begin(world.engine) as session:

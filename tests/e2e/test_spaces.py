@@ -98,6 +98,23 @@ def test_an_owner_invites_somebody_changes_their_role_and_takes_them_out(demo: D
     expect(page.get_by_text("Nothing fits.")).to_be_visible()
 
 
+def test_an_owner_archives_a_workspace_and_reopens_it(demo: Demo, visit: Visit) -> None:
+    ask(demo, "POST", "workspaces", json={"name": "closed-lab", "display_name": NASTY, "owner": "ada"})
+    page = open_page(visit("ada"), demo, "spaces/closed-lab/settings")
+    page.get_by_text("Archive this workspace…").click()
+    page.get_by_role("button", name="Archive it").click()
+    expect(page.get_by_role("status").first).to_contain_text("nothing starts here any more")
+    page.get_by_role("link", name="Settings", exact=True).click()
+    expect(page.get_by_text("Archive this workspace…")).to_have_count(0)
+    check_axe(page)
+    page.get_by_role("button", name="Reopen this workspace").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").first).to_contain_text("The workspace is open again")
+    page.get_by_role("link", name="Settings", exact=True).click()
+    expect(page.get_by_text("Archive this workspace…")).to_be_visible()
+    ask(demo, "POST", "workspaces/closed-lab/archive")
+
+
 def test_of_two_owners_who_edit_the_same_the_second_is_told_and_sees_the_fresh_values(demo: Demo, visit: Visit) -> None:
     ask(demo, "PUT", "workspaces/vision-lab/members/boris", json={"role": "owner"})
     first = open_page(visit("ada"), demo, f"{LAB}/members/chen")

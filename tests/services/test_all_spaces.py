@@ -73,5 +73,12 @@ def test_an_admin_makes_a_workspace_and_archives_it_and_nobody_else_does(hub: Gp
     assert send(hub, "bob", "admin/spaces/page-made/archive").status_code in (403, 404)
     assert send(hub, "admin", "admin/spaces/page-made/archive").status_code == 303
     assert hub.world.read(select(Workspace.status).where(Workspace.name == "page-made")) == [WorkspaceStatus.ARCHIVED]
+    settings = see(hub, "alice", "spaces/page-made/settings").text
+    assert "Reopen this workspace" in settings
+    assert "Archive this workspace" not in settings
+    assert send(hub, "bob", "spaces/page-made/reopen").status_code == 404
+    assert send(hub, "alice", "spaces/page-made/reopen").status_code == 303
+    assert "Archive this workspace" in see(hub, "alice", "spaces/page-made/settings").text
+    assert "open again" in see(hub, "alice", "spaces/page-made?told=reopen").text
     assert send(hub, "admin", f"admin/spaces/{quote('~alice')}/archive").status_code == 409
     assert send(hub, "admin", "admin/spaces/nothing/archive").status_code == 404

@@ -27,7 +27,18 @@ from remotegpu_hub import words, workers
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.clients.hub import HubClient
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import budgets, catalog, inventory, invitations, keys, quotas, users, webhooks, workspaces
+from remotegpu_hub.domain import (
+    budgets,
+    catalog,
+    inventory,
+    invitations,
+    keys,
+    quotas,
+    users,
+    volumes,
+    webhooks,
+    workspaces,
+)
 from remotegpu_hub.errors import TooMany
 from remotegpu_hub.orm import (
     Answered,
@@ -45,6 +56,8 @@ from remotegpu_hub.orm import (
     QuotaScope,
     Role,
     SshKey,
+    User,
+    VolumeKind,
     Workspace,
     WorkspaceStatus,
 )
@@ -73,11 +86,13 @@ KEYS_OF_USER = ("list_keys_of_user", "add_key_of_user", "remove_key_of_user")
 TABLE: dict[str, frozenset[str]] = {
     "read_who": EVERYBODY,
     "read_overview": MEMBERS,
+    "read_hub_overview": HUB,
     "list_workspaces": EVERYBODY,
     "create_workspace": HUB,
     "read_workspace": MEMBERS,
     "edit_workspace": MANAGERS,
     "archive_workspace": OWNERS,
+    "reopen_workspace": OWNERS,
     "leave_workspace": MEMBERS - HUB,
     "list_members": MEMBERS,
     "read_member": MEMBERS,
@@ -122,6 +137,11 @@ TABLE: dict[str, frozenset[str]] = {
     "stop_environment": MANAGERS | {"member"},
     "restart_environment": frozenset({"member"}),
     "delete_environment": MANAGERS | {"member"},
+    "list_volumes": EVERYBODY,
+    "list_all_volumes": HUB,
+    "list_volumes_of_workspace": MEMBERS,
+    "read_volume": MEMBERS,
+    "delete_volume": HUB | {"member"},
     "list_keys": EVERYBODY,
     "add_key": EVERYBODY,
     "remove_key": frozenset({"member"}),
@@ -164,8 +184,10 @@ TABLE: dict[str, frozenset[str]] = {
     "list_deliveries": HUB,
     "deliver_again": HUB,
 }
-"""Who may do what in `lab`: to the environment, the key and the request (for more inside it) of its member carol, and
+"""Who may do what in `lab`: to the environment, the home, the key and the request (for more inside it) of its member carol, and
 to the member zoe. The stranger is invited to `lab` as an admin, which gives no right but to answer."""
+OF_A_WORKSPACE = ("{workspace}", "environments/{id}", "volumes/{id}")
+"""In paths: what hides from who is no member."""
 EXAMPLES = 5
 """For each route and role."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
@@ -236,7 +258,12 @@ class Desk:
     def send(self, role: str, route: Route, *, workspace: str = "lab", **given: Any) -> httpx.Response:
         """A harmless request of a route."""
         user = "eve" if "invitations" in route.path else "carol" if "ssh-keys" in route.path else "zoe"
-        numbers = {"quota-requests": self.request, "images": self.image, "webhooks": self.webhook}
+        numbers = {
+            "quota-requests": self.request,
+            "images": self.image,
+            "webhooks": self.webhook,
+            "volumes": self.volume,
+        }
         number = self.key if "ssh-keys" in route.path else numbers.get(route.path.split("/")[0], self.environment)
         path = route.path.format(
             workspace=workspace, user=user, id=number, level="user", host=self.host, uuid=self.gpu, index=0,
@@ -263,6 +290,7 @@ class Desk:
             carol = users.by_name(session, name="carol")
             if not without_key:
                 self.key = keys.add(session, user=carol, text=KEY, actor=ADMIN, now=hub.world.now).id
+            self.volume = self._home(session, carol, lab)
             session.execute(delete(QuotaRequest))
             request = QuotaRequest(
                 scope=QuotaScope.MEMBER, asker_id=carol.id, workspace_id=lab.id, wanted={"gpu_hours": 1}, reason="x",
@@ -278,6 +306,12 @@ class Desk:
         with begin(hub.engine) as session:
             lab, eve = workspaces.by_name(session, name="lab"), users.by_name(session, name="eve")
             invitations.invite(session, workspace=lab, user=eve, role=Role.ADMIN, actor=ADMIN, now=datetime.now(UTC))
+
+    def _home(self, session: Session, user: User, space: Workspace) -> int:
+        there = volumes.of_run(session, user_id=user.id, workspace_id=space.id)
+        volumes.ensure(session, user_id=user.id, workspace_id=space.id, there=there, sizes={VolumeKind.HOME: 1},
+                       actor=ADMIN, now=self.hub.world.now)  # fmt: skip
+        return volumes.of_run(session, user_id=user.id, workspace_id=space.id)[VolumeKind.HOME].id
 
     def _webhook(self, session: Session) -> tuple[int, int]:
         """One that nobody listens to, paused, with one delivery."""
@@ -329,7 +363,7 @@ def test_each_route_lets_in_exactly_those_whom_the_table_names(desk: Desk, route
             assert answer.is_success, f"{role}: {answer.status_code} {answer.text}"
         if role in allowed:
             continue
-        hidden = role == "stranger" and ("{workspace}" in route.path or "environments/{id}" in route.path)
+        hidden = role == "stranger" and any(one in route.path for one in OF_A_WORKSPACE)
         to_themselves = ("remove_key", "leave_workspace", "accept_invitation", "decline_invitation", *KEYS_OF_USER)
         hidden = (hidden and allowed != HUB) or route.operation in to_themselves
         hidden = hidden or (route.operation == "create_environment" and role != "viewer")  # no workspace of theirs
@@ -826,6 +860,24 @@ def test_offers_take_options_as_links_to_the_spawn_page_spell_them(desk: Desk):
     told = desk.ask("member", "GET", "offers?opt-workspace=lab&opt-gpus=many&ports=ssh&ports=odd&cpu=0.1&gpu_model=")
     assert told.status_code == 200, told.text
     assert (told.json()["choice"]["workspace"], told.json()["choice"]["cpu_millis"]) == ("lab", 100)
+
+
+def test_a_home_is_given_up_by_its_user_and_what_is_shared_by_an_owner(desk: Desk):
+    with begin(desk.hub.engine) as session:
+        lab, carol = workspaces.by_name(session, name="lab"), users.by_name(session, name="carol")
+        volumes.ensure(session, user_id=carol.id, workspace_id=lab.id, there={}, sizes={VolumeKind.SHARED: 2**30},
+                       actor=ADMIN, now=desk.hub.world.now)  # fmt: skip
+    rows = desk.ask("viewer", "GET", "workspaces/lab/volumes").json()["items"]
+    assert {(one["kind"], one["user"]) for one in rows} == {("home", "carol"), ("shared", None)}
+    assert [one["id"] for one in desk.ask("member", "GET", "volumes").json()["items"]] == [desk.volume]
+    assert desk.ask("owner", "GET", "volumes").json()["items"] == []
+    (shared,) = desk.ask("hub admin", "GET", "all-volumes?kind=shared").json()["items"]
+    path = f"volumes/{shared['id']}"
+    for role in ("admin", "member", "viewer"):
+        refused = desk.ask(role, "DELETE", path)
+        assert (refused.status_code, "Only an owner" in refused.json()["error"]["message"]) == (403, True)
+    assert desk.ask("owner", "DELETE", path).status_code == 204
+    assert desk.ask("owner", "DELETE", path).status_code == desk.ask("owner", "GET", path).status_code == 404
 
 
 def test_the_description_tells_of_every_route(desk: Desk):

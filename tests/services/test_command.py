@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from remotegpu_hub.cli.members import MembersSet
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.clients.api import REACH
 from remotegpu_hub.db import begin
-from remotegpu_hub.orm import SshKey
+from remotegpu_hub.domain import events, workspaces
+from remotegpu_hub.orm import EventKind, SshKey
 from tests.gpu_hubs import GpuHub
 
 from .conftest import put_members
@@ -110,7 +112,7 @@ def both(terminal: Terminal, *words: str) -> tuple[Said, Said]:
         ("members",), ("members", "list", "lab"), ("quotas",), ("quotas", "list", "--workspace", "lab"),
         ("quotas", "list", "--user", "bob"), ("hosts",), ("gpus",), ("gpus", "list", "--host", "HOST"), ("images",),
         ("flavors",), ("environments",), ("environments", "list", "--workspace", "lab", "--user", "carol"),
-        ("budgets",), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
+        ("budgets",), ("overview",), ("audit", "--most", "5"), ("events", "--most", "3"), ("webhooks",), ("users",), ("users", "--search", "o"), ("workspaces", "usage", "lab"), ("volumes",), ("volumes", "list", "--workspace", "lab"), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -202,6 +204,9 @@ def test_workspaces_and_keys_come_and_go_by_either_way(terminal: Terminal, way: 
     assert archived.out == f"Archived the workspace {name}: nobody can start there any more.\n"
     assert name not in call("workspaces").out
     assert name in call("workspaces", "list", "--all").out
+    reopened = call("workspaces", "reopen", name)
+    assert reopened == Said(0, f"The workspace {name} is open: its members can start environments there.\n", "")
+    assert name in call("workspaces").out
 
     key = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     Path("id.pub").write_text(f"{key} zoe@laptop\n")
@@ -342,6 +347,21 @@ def test_a_user_sees_and_does_from_outside_what_is_theirs(terminal: Terminal):
     assert "Your role in lab is member." in ask("members", "set", "lab", "zoe", "--role", "admin").err
     assert ask("ssh-keys", "list", "bob").err == "remotegpu: The user bob was not found.\n"
     assert ask("ssh-keys", "list", "carol").out == "carol has no keys.\n"
+    assert re.search(r"^lab +all members' +environments +\d+ +", ask("limits").out, re.M)
+    assert {one["name"] for one in json.loads(ask("limits", "--json").out)["limits"]} >= {"lab", "~carol"}
+    assert "add --hub URL" in terminal.by_database("limits").err
+    assert re.search(
+        rf"^ *\d+ +active +{hub.runtime.settings.host_name} ", ask("environments", "runs", number).out, re.M
+    )
+    of_host = ("environments", "list", "--host", hub.runtime.settings.host_name)
+    assert number in {str(one["id"]) for one in json.loads(terminal.by_api(*of_host, "--json").out)["environments"]}
+    assert "Only an admin of the hub" in ask(*of_host).err
+    assert ask("workspaces", "leave", "lab").code == 2
+    zoe = hub.token_of("zoe")
+    assert (
+        terminal.by_api("workspaces", "leave", "lab", "--yes", token=zoe).out == "You are no member of lab any more.\n"
+    )
+    assert terminal.by_api("workspaces", "show", "lab", token=zoe).code == 1
 
     assert re.fullmatch(rf"Environment {number} (stopped|is stopping)\.\n", ask("environments", "stop", number).out)
     hub.until_free("carol", "mine")
@@ -397,6 +417,78 @@ def test_an_environment_is_made_from_outside_and_what_it_prints_is_read_live(ter
     finally:
         hub.stop_server("carol", server)
         assert ask("environments", "delete", number, "--yes").code == 0
+
+
+@pytest.mark.parametrize("way", ["by_database", "by_api"])
+def test_a_webhook_is_added_paused_tested_and_removed_by_either_way(terminal: Terminal, way: str):
+    call: Callable[..., Said] = getattr(terminal, way)
+    added = call("webhooks", "add", f"http://127.0.0.1:9/{way}", "--kind", "environment.failed")
+    assert (added.code, added.err) == (0, "")
+    assert re.search(r"^secret +whsec_\S{20,}$", added.out, re.M)
+    (row,) = [one for one in json.loads(call("webhooks", "--json").out)["webhooks"] if one["url"].endswith(way)]
+    assert (row["kinds"], row["active"]) == (["environment.failed"], True)
+    number = str(row["id"])
+    paused = call("webhooks", "set", number, "--pause", "--kind", "budget.threshold")
+    assert paused == Said(0, f"Webhook {number}, http://127.0.0.1:9/{way}, is paused.\n", "")
+    tested = call("webhooks", "test", number)
+    assert tested.code == 1
+    assert ("It was not taken: " if way == "by_api" else "add --hub URL") in tested.err
+    log = json.loads(call("webhooks", "log", number, "--json").out)["deliveries"]
+    assert [(one["kind"], one["state"]) for one in log] == [("test", "given up")] * (way == "by_api")
+    if log:
+        assert "A test is not repeated" in call("webhooks", "again", number, str(log[0]["id"])).err
+    assert call("webhooks", "remove", number).out == f"Webhook {number}, http://127.0.0.1:9/{way}, is removed.\n"
+    assert call("webhooks", "log", number).err == f"remotegpu: The webhook {number} was not found.\n"
+
+
+def test_events_are_followed_from_outside_and_their_list_is_narrowed_down(terminal: Terminal):
+    hub = terminal.hub
+
+    def happen(scope: str) -> None:
+        with begin(hub.engine) as session:
+            lab = workspaces.by_name(session, name="lab")
+            events.record(
+                session, kind=EventKind.QUOTA, now=datetime.now(UTC), workspace_id=lab.id, scope=scope, percent=80
+            )
+
+    variables = {"REMOTEGPU_HUB_URL": hub.url, "REMOTEGPU_TOKEN": hub.token_of("carol")}
+    live = subprocess.Popen(
+        [sys.executable, "-m", "remotegpu_hub.app", "events", "-f", "--kind", "quota.threshold"],
+        env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert live.stdout
+        for scope in ("first", "second"):
+            while not polling.select([live.stdout], [], [], 3)[0]:  # it may not listen yet when the first one comes
+                happen(scope)
+            line = live.stdout.readline()
+            assert re.match(r" *\d+  \S+ \S+Z  quota\.threshold .* lab ", line)
+    finally:
+        live.terminate()
+        live.communicate(timeout=60)
+    happen("of the list")
+    read: Callable[..., Any] = lambda *words: json.loads(terminal.by_api("events", "--json", *words).out)["events"]  # noqa: E731
+    hub.until(lambda: read("--most", "1")[0]["detail"] == {"scope": "of the list", "percent": 80}, "it has its number")
+    newest, older = read("--kind", "quota.threshold", "--most", "2")
+    assert newest["id"] > older["id"]
+    assert read("--after", str(older["id"]))[-1] == newest
+    assert terminal.by_api("events", "--environment", "1", "--mine").code == 2
+    assert "add --hub URL" in terminal.by_database("events", "-f").err
+
+
+def test_the_audit_log_is_narrowed_down(terminal: Terminal):
+    terminal.by_database("hosts", "maintenance", terminal.hub.runtime.settings.host_name)
+    began = datetime.now(UTC).isoformat()
+    terminal.by_api("hosts", "online", terminal.hub.runtime.settings.host_name)
+    read: Callable[..., Any] = lambda *words: json.loads(terminal.by_api("audit", "--json", *words).out)["audit"]  # noqa: E731
+    (one,) = read("--action", "host.status", "--actor", "admin", "--most", "1")
+    assert (one["entity"], one["detail"]["after"]) == ("host", {"status": "online"})
+    before = read("--entity", "host", "--id", str(one["entity_id"]), "--until", began)
+    assert before[0]["actor"].startswith("cli:")
+    assert one["id"] not in [entry["id"] for entry in before]
+    assert [entry["id"] for entry in read("--action", "host.status", "--since", began)] == [one["id"]]
+    assert "host.status" in terminal.by_api("audit", "--most", "1").out
+    assert terminal.by_api("audit", token=terminal.hub.token_of("bob")).code == 1
 
 
 # logging in

@@ -8,11 +8,11 @@ from sqlalchemy import Engine, select, update
 from remotegpu_hub.db import begin
 from remotegpu_hub.orm import EndReason, Gpu, HostStatus, TickLease
 from remotegpu_hub.services.pages import View
-from remotegpu_hub.services.workspaces import overview
+from remotegpu_hub.services.workspaces import hub_overview, overview
 from tests.gpu_hubs import GpuHub
 from tests.worlds import A100, World, gpus, host, without
 
-from .test_audit_pages import NASTY, see
+from .test_audit_pages import NASTY, call, see
 
 VIEW = View("en", currency="CNY")
 
@@ -55,6 +55,18 @@ def test_every_gpu_is_counted_once_and_holders_by_what_they_hold(engine: Engine,
     assert [(one.name, one.path) for one in found.workspaces] == [("lab", "spaces/lab"), (NASTY, "spaces/vision")]
     assert (found.running, found.per_hour) == (3, sum(run.price_per_hour for run in world.open_runs()))
     assert found.states == {"running": 3}
+    with begin(engine, read_only=True) as session:
+        told = hub_overview.HubShown.model_validate(hub_overview.read_hub_overview(call(session, world.now)))
+    assert told.gpus.model_dump() == {"held": 4, "free": 10, "foreign": 1, "broken": 1, "off": 2, "total": 18}
+    assert [(one.model, one.total) for one in told.models] == [(A100, 16), ("L40", 2)]
+    assert told.environments == {"running": 3, "creating": 0, "stopping": 0, "stopped": 0, "error": 0}
+    assert [(one.name, one.display_name, one.runs) for one in told.workspaces] == [
+        ("lab", "lab", 1), ("vision", NASTY, 2)
+    ]  # fmt: skip
+    assert (told.runs, told.per_hour_micros) == (found.running, found.per_hour)
+    concerns = {(one.kind, one.urgent, one.message) for one in told.concerns}
+    assert concerns == {(one.kind, one.level == "bad", one.says) for one in found.concerns}
+    assert ("gpu_error", True, "GPU 7 of host-1 is in error.") in concerns
 
 
 def test_what_needs_a_hand_is_named_with_where_it_is_mended(engine: Engine, now: datetime):

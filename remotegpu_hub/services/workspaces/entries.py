@@ -63,6 +63,7 @@ ACTIONS: Final[dict[str, str]] = {
     "workspace.archive": "Workspace archived",
     "workspace.create": "Workspace made",
     "workspace.renamed": "Workspace renamed",
+    "workspace.reopen": "Workspace reopened",
     "workspace.update": "Workspace changed",
 }
 """What is told of an action; of one that is not here, its own name."""

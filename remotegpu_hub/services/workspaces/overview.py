@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import exists, func, select
@@ -47,6 +47,11 @@ TICKS: Final = {"sync": "workspaces", "reconcile": "workspaces", "meter": "billi
 FORGOTTEN: Final = timedelta(days=2)
 """A tick that was not done for so long is done no more, by this version."""
 KINDS: Final = ("held", "free", "foreign", "bad", "off")
+Kind = Literal[
+    "tick_late", "host_offline", "host_silent", "host_overcommitted", "gpu_missing", "gpu_error", "gpu_foreign",
+    "run_stuck", "environment_failed", "budget_spent",
+]  # fmt: skip
+"""What a concern is about, for programs."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Stack:
 class Holder:
     name: str
     path: str
+    plain: str
+    """Its name for programs."""
     runs: int
     gpu_millis: int
     per_hour: int
@@ -89,6 +96,7 @@ class Concern:
 
     level: str
     """`bad` or `warm`."""
+    kind: Kind
     says: str
     path: str
     since: datetime | None = None
@@ -140,7 +148,7 @@ class _Found:
 
 
 def read(session: Session, view: View, *, now: datetime) -> Overview:
-    """Read everything that the page shows."""
+    """Read everything that the page shows, and that the API tells."""
     columns = (Allocation.user_id, Allocation.workspace_id, Allocation.gpu_millis, Allocation.price_per_hour)
     ending = (Allocation.id, Allocation.state, Allocation.ending_at)
     runs = session.execute(select(*columns, *ending).where(Allocation.state != ENDED)).all()
@@ -197,7 +205,11 @@ def _top(sums: dict[int, _Sum]) -> list[int]:
     return sorted(sums, key=lambda one: (-sums[one].gpu_millis, -sums[one].per_hour, one))[:TOP]
 
 
-def _holders(sums: dict[int, _Sum], names: dict[int, tuple[str, str]]) -> list[Holder]:
+_Names = dict[int, tuple[str, str, str]]
+"""Of holders: how each is shown, where, and its name for programs."""
+
+
+def _holders(sums: dict[int, _Sum], names: _Names) -> list[Holder]:
     top = _top(sums)
     most = max((sums[one].gpu_millis for one in top), default=0)
     return [
@@ -209,15 +221,15 @@ def _holders(sums: dict[int, _Sum], names: dict[int, tuple[str, str]]) -> list[H
     ]  # fmt: skip
 
 
-def _user_names(session: Session, sums: dict[int, _Sum]) -> dict[int, tuple[str, str]]:
+def _user_names(session: Session, sums: dict[int, _Sum]) -> _Names:
     rows = session.execute(select(User.id, User.name).where(User.id.in_(_top(sums))))
-    return {number: (name, "gpus?" + urlencode({"search": name})) for number, name in rows}
+    return {number: (name, _search(name), name) for number, name in rows}
 
 
-def _workspace_names(session: Session, sums: dict[int, _Sum]) -> dict[int, tuple[str, str]]:
+def _workspace_names(session: Session, sums: dict[int, _Sum]) -> _Names:
     columns = (Workspace.id, Workspace.display_name, Workspace.name)
     rows = session.execute(select(*columns).where(Workspace.id.in_(_top(sums))))
-    return {number: (shown, space_path(name)) for number, shown, name in rows}
+    return {number: (shown, space_path(name), name) for number, shown, name in rows}
 
 
 def space_path(name: str) -> str:
@@ -236,7 +248,7 @@ def _ticks(session: Session, view: View, now: datetime) -> Iterable[Concern]:
         last = done.get(name)
         if last is None or last < now - LATE:
             text = "The tick {name} is late: the service {service} does it, and tells why in the hub's log."
-            yield Concern("bad", view.say(text, name=name, service=service), "", last)
+            yield Concern("bad", "tick_late", view.say(text, name=name, service=service), "", last)
 
 
 def _hosts(session: Session, view: View, now: datetime) -> Iterable[Concern]:
@@ -250,13 +262,14 @@ def _hosts(session: Session, view: View, now: datetime) -> Iterable[Concern]:
     bad = select(*columns).where((Host.status == HostStatus.OFFLINE) | silent | too_much).order_by(Host.name)
     for name, status, seen, overcommitted, runs in session.execute(bad):
         if status == HostStatus.OFFLINE:
-            yield Concern("bad", view.say("{host} is offline. Environments that hold something there: {count}.",
-                                          host=name, count=runs), _search(name), seen)  # fmt: skip
+            text = "{host} is offline. Environments that hold something there: {count}."
+            yield Concern("bad", "host_offline", view.say(text, host=name, count=runs), _search(name), seen)
         elif status == HostStatus.ONLINE and seen < now - SILENT:
-            yield Concern("bad", view.say("{host} was not seen for a while.", host=name), _search(name), seen)
+            says = view.say("{host} was not seen for a while.", host=name)
+            yield Concern("bad", "host_silent", says, _search(name), seen)
         if overcommitted:
             text = "{host} holds more than it has: nothing starts there until somebody stops."
-            yield Concern("warm", view.say(text, host=name), _search(name))
+            yield Concern("warm", "host_overcommitted", view.say(text, host=name), _search(name))
 
 
 def _gpus(session: Session, view: View) -> Iterable[Concern]:
@@ -268,11 +281,12 @@ def _gpus(session: Session, view: View) -> Iterable[Concern]:
         path = "gpus?" + urlencode({"search": host, "focus": gpu.id})
         facts = {"host": host, "index": gpu.index}
         if gpu.missing:
-            yield Concern("bad", view.say("GPU {index} of {host} is missing.", **facts), path)
+            yield Concern("bad", "gpu_missing", view.say("GPU {index} of {host} is missing.", **facts), path)
         elif gpu.status == GpuStatus.ERROR:
-            yield Concern("bad", view.say("GPU {index} of {host} is in error.", **facts), path)
+            yield Concern("bad", "gpu_error", view.say("GPU {index} of {host} is in error.", **facts), path)
         else:
-            yield Concern("warm", view.say("GPU {index} of {host} is used by somebody outside the hub.", **facts), path)
+            says = view.say("GPU {index} of {host} is used by somebody outside the hub.", **facts)
+            yield Concern("warm", "gpu_foreign", says, path)
 
 
 def _stuck(run: Any, now: datetime) -> bool:
@@ -292,7 +306,7 @@ def _unfinished(session: Session, view: View, ids: Sequence[int]) -> Iterable[Co
     for user, environment, host, since in session.execute(query) if ids else ():
         text = "{name} of {user} cannot be ended on {host}: it keeps what it holds."
         says = view.say(text, name=environment, user=user, host=host)
-        yield Concern("bad", says, _search(host), since)
+        yield Concern("bad", "run_stuck", says, _search(host), since)
 
 
 def _failed(session: Session, view: View, now: datetime) -> Iterable[Concern]:
@@ -310,7 +324,8 @@ def _failed(session: Session, view: View, now: datetime) -> Iterable[Concern]:
         why = view.stored(environment.message) or entries.why(view, reason.value if reason else "failed")
         text = "{name} of {user} ended by an error: {why}"
         says = view.say(text, name=environment.display_name, user=user, why=why)
-        yield Concern("warm", says, "admin/audit?" + urlencode({"entity": "allocation", "which": run}), ended_at)
+        path = "admin/audit?" + urlencode({"entity": "allocation", "which": run})
+        yield Concern("warm", "environment_failed", says, path, ended_at)
 
 
 def _budgets(session: Session, view: View, now: datetime) -> Iterable[Concern]:
@@ -323,4 +338,5 @@ def _budgets(session: Session, view: View, now: datetime) -> Iterable[Concern]:
                 "{workspace} has spent {spent} of {amount} this month.", workspace=space.display_name,
                 spent=view.money(spent, short=True), amount=view.money(budget.amount, short=True),
             )  # fmt: skip
-            yield Concern("bad" if spent >= budget.amount else "warm", says, space_path(space.name))
+            level = "bad" if spent >= budget.amount else "warm"
+            yield Concern(level, "budget_spent", says, space_path(space.name))

@@ -1,20 +1,13 @@
 """The first page for admins of the hub."""
 
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from ...runtime import utcnow
-from ..api import Call, Needs, Route, call_of
+from ..api import call_of
 from ..pages import Page, View
-from . import overview
-
-
-def read_overview(call: Call) -> Any:
-    return overview.read(call.session, call.query, now=call.now)
-
-
-OVERVIEW: Final = Route("GET", "overview", "The hub at a glance", Needs.HUB_ADMIN, read_overview)
+from . import hub_overview, overview
 
 
 class AdminOverview(Page):
@@ -24,8 +17,8 @@ class AdminOverview(Page):
         view = View(self.language, currency=self.runtime.settings.currency)
 
         def work(session: Session) -> overview.Overview:
-            found: overview.Overview = OVERVIEW.work(call_of(self, session, OVERVIEW, {}, view, None))
-            return found
+            call = call_of(self, session, hub_overview.READ, {}, None, None)
+            return overview.read(call.session, view, now=call.now)
 
         self.show("overview.html", view, title=view.say("Overview"), here="admin", found=await self.ask(work),
                   now=utcnow(), kinds=overview.KINDS)  # fmt: skip

@@ -6,6 +6,7 @@ from . import (
     dry_run,
     events,
     glance,
+    hub_overview,
     invitations,
     keys,
     limits,
@@ -19,12 +20,14 @@ from . import (
     spaces,
     trail,
     usage,
+    volumes,
     ways,
     webhooks,
 )
 
 ROUTES = [
     *glance.ROUTES,
+    *hub_overview.ROUTES,
     *people.ROUTES,
     *spaces.ROUTES,
     *invitations.ROUTES,
@@ -36,6 +39,7 @@ ROUTES = [
     *making.ROUTES,
     *quoting.ROUTES,
     *ways.ROUTES,
+    *volumes.ROUTES,
     *keys.ROUTES,
     *machines.ROUTES,
     *catalogue.ROUTES,

@@ -269,6 +269,21 @@ class ArchiveSpace(SpacePage):
         self.onward(name, told="archive")
 
 
+class ReopenSpace(SpacePage):
+    """Let an archived workspace start environments again."""
+
+    async def get(self, name: str) -> None:
+        self.onward(name, "settings")
+
+    async def post(self, name: str) -> None:
+        try:
+            await self.do(route_of(spaces.reopen_workspace), {"workspace": name})
+        except RemoteGPUError as error:
+            await show_settings(self, name, error)
+            return
+        self.onward(name, told="reopen")
+
+
 ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
     (r"spaces", MySpaces, {}),
     (NAME, OneSpace, {}),
@@ -276,4 +291,5 @@ ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
     (NAME + r"/leave", LeaveSpace, {}),
     (NAME + r"/settings", Settings, {}),
     (NAME + r"/archive", ArchiveSpace, {}),
+    (NAME + r"/reopen", ReopenSpace, {}),
 ]

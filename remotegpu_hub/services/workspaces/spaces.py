@@ -190,6 +190,12 @@ def archive_workspace(call: Call) -> Any:
     return shown(call.space)
 
 
+def reopen_workspace(call: Call) -> Any:
+    _no_personal(call)
+    workspaces.reopen(call.session, workspace=call.space, actor=call.actor, now=call.now)
+    return shown(call.space)
+
+
 def list_members(call: Call) -> Any:
     asked: MembersAsked = call.query
     mine = (Member.workspace_id == call.space.id, Member.status != MemberStatus.INVITED)
@@ -277,6 +283,8 @@ ROUTES = [
           edit_workspace, answers=WorkspaceShown, body=WorkspaceEdit, etag=True, shows=read_workspace),
     Route("POST", "workspaces/{workspace}/archive", "Close it for new starts", Needs.OWNER, archive_workspace,
           answers=WorkspaceShown, etag=True, shows=read_workspace),
+    Route("POST", "workspaces/{workspace}/reopen", "Let an archived one start environments again", Needs.OWNER,
+          reopen_workspace, answers=WorkspaceShown, etag=True, shows=read_workspace),
     Route("POST", "workspaces/{workspace}/leave", "Leave it", Needs.MEMBER, leave_workspace),
     Route("GET", "workspaces/{workspace}/members", "List members by name", Needs.MEMBER, list_members,
           answers=MemberShown, query=MembersAsked, listing=True),
