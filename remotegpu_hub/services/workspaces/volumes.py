@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from ...domain import volumes
 from ...errors import Denied, NotFound
 from ...orm import Member, MemberStatus, Role, User, Volume, VolumeKind, Workspace
-from ..api import Call, Needs, Paging, Route, Shape, named, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, named, page
 
 
 class VolumeShown(Shape):
