@@ -30,8 +30,8 @@ class Box:
     hosts_changed = None
     runs_changed = None
 
-    @property
-    def vanished(self) -> tuple[str, str]:
+    async def why_gone(self, allocation_id: int, *, host: str) -> tuple[str, str]:
+        """A process that is gone ended; nobody tells how."""
         return "exited", ""
 
     async def hosts(self) -> list[Host]:

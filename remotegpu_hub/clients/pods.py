@@ -24,7 +24,7 @@ _REFUSED_BY_HOST: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity",
 _SHUT_DOWN: Final = frozenset({"Terminated", "Shutdown"})
 """What the kubelet says of pods that it ends because its machine goes down; before 1.22 it said `Shutdown` also of
 those that it does not begin any more."""
-_TAKEN_AWAY: Final = frozenset({"Evicted", "Preempted", "TaintManagerEviction"})
+TAKEN_AWAY: Final = ("Evicted", "Preempted", "TaintManagerEviction")
 """Events by which Kubernetes before 1.26 tells why it deleted a pod."""
 
 
@@ -104,7 +104,7 @@ def told_at(event: Object) -> str:
 def of_events(events: Iterable[Object]) -> Trouble | None:
     """Why the cluster deleted a pod, by what it said of it, oldest first; None where it did not say."""
     for event in reversed(list(events)):
-        if event.get("reason") in _TAKEN_AWAY:
+        if event.get("reason") in TAKEN_AWAY:
             said = str(event.get("message") or "")
             return None if said.startswith("Cancelling") else _taken(said)
     return None

@@ -13,8 +13,17 @@ from traitlets import Float, Unicode
 
 from .. import words
 from ..clients import cluster, pods
-from ..clients.kubernetes import CLAIM_TEMPLATES, CONFIG_MAPS, INGRESSES, PODS, SERVICES, VOLUME_CLAIMS, Kubernetes
-from ..clients.nodes import HUB_LABEL, quantity
+from ..clients.kubernetes import (
+    CLAIM_TEMPLATES,
+    CONFIG_MAPS,
+    INGRESSES,
+    NODES,
+    PODS,
+    SERVICES,
+    VOLUME_CLAIMS,
+    Kubernetes,
+)
+from ..clients.nodes import HUB_LABEL, is_ready, quantity
 from ..clients.pods import Trouble
 from ..clients.pools import Binding, Pool
 from ..errors import Abandoned, Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
@@ -252,6 +261,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         try:
             await self._heal_watches()
             self._note_end(run)
+            await self._note_lost_host(run)
             status: int | None = await super().poll()
         except _AWAY as error:
             if run is None:
@@ -284,6 +294,17 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             run.message, run.ended_at = seen.message, seen.ended_at
             if run.reason == EndReason.POD_DELETED:
                 run.reason, run.message = self._end_of_deleted()
+
+    async def _note_lost_host(self, run: Run | None) -> None:
+        """A node whose object is deleted takes its pods with it. Raises: Unavailable."""
+        if run is None or run.reason != EndReason.POD_DELETED or not run.host:
+            return
+        try:
+            node = await self.cluster.get(NODES, run.host)
+        except NotFound:
+            node = None
+        if node is None or not is_ready(node):
+            run.reason, run.message = EndReason(pods.LOST.reason), pods.LOST.text
 
     def _end_of_deleted(self) -> tuple[EndReason, str]:
         found = self._why_deleted()

@@ -33,7 +33,7 @@ _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?
 def name_of(held: Held, hub_id: str) -> str:
     """A pod's name, never used twice: a run that is still going never stands in the way of the next one."""
     who = re.sub(r"[^a-z0-9]+", "-", held.user_name.lower()).strip("-")[:24].strip("-") or "user"
-    return f"rgpu-{who}-{held.allocation_id}-{hub_id[:8]}"
+    return f"rgpu-{who}{cluster.name_end(hub_id, held.allocation_id)}"
 
 
 def claim_template_name(held: Held, hub_id: str) -> str:

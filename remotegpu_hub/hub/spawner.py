@@ -122,6 +122,7 @@ class Run:
     allocation_id: int = 0
     mark: str = ""
     held: Held | None = None
+    host: str = ""
     active: bool = False
     alive_at: datetime | None = None
     ended_at: datetime | None = None
@@ -224,7 +225,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             await self._note_refusal(error)
             raise self._refuse(error, language) from error
         _posted.pop(self.user, None)
-        run.held, run.allocation_id = held, held.allocation_id
+        run.held, run.allocation_id, run.host = held, held.allocation_id, held.host
         self._tell(
             words.translate(language, "Admitted to {workspace}: runs on {host}.", workspace=held.workspace,
                             host=held.host)
@@ -448,6 +449,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
                 "attempt": self._run.attempt,
                 "allocation_id": self._run.allocation_id,
                 "mark": self._run.mark,
+                "host": self._run.host,
             }
         return state
 
@@ -455,7 +457,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         super().load_state(state)
         kept = state.get("remotegpu")
         if kept:
-            self._run = Run(kept["attempt"], kept["allocation_id"], kept["mark"], active=True)
+            self._run = Run(
+                kept["attempt"], kept["allocation_id"], kept["mark"], host=kept.get("host", ""), active=True
+            )
 
     async def rename(self, old_name: str, new_name: str) -> None:
         await super().rename(old_name, new_name)

@@ -10,7 +10,7 @@ import pytest
 from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, NODES, PODS, SERVICES, VOLUME_CLAIMS
 from remotegpu_hub.orm import EndReason, EnvironmentState
 from tests.cluster.cluster import LocalCluster
-from tests.cluster.played import MARK, MODEL, name_of, played_nodes
+from tests.cluster.played import MARK, MODEL, add, name_of, played_nodes
 from tests.kube_hubs import KubeHub
 
 ADDRESS = "127.0.0.9"
@@ -75,6 +75,21 @@ def test_what_its_node_evicts_ends_with_that_reason_and_the_nodes_own_words(hub:
     run = hub.run_of("alice")
     assert (run.end_reason, run.environment.state) == (EndReason.EVICTED, EnvironmentState.ERROR)
     assert "low on memory" in run.environment.message
+
+
+def test_what_was_on_a_node_that_is_gone_from_the_cluster_ends_as_lost_with_it(hub: KubeHub):
+    pod = start(hub, "alice")
+    node, name = pod["spec"]["nodeName"], pod["metadata"]["name"]
+    hub.kube(lambda kube: kube.delete(NODES, node))
+    try:  # the cluster's collector of orphaned pods does the same a minute later
+        hub.kube(lambda kube: kube.delete(PODS, name, hub.namespace, grace=0))
+        hub.until_free("alice")
+    finally:
+        hub.kube(lambda kube: add(kube, int(node.removeprefix(f"{MARK}-"))))
+    run = hub.run_of("alice")
+    assert (run.end_reason, run.environment.state) == (EndReason.NODE_LOST, EnvironmentState.ERROR)
+    assert "host" in run.environment.message
+    hub.until(lambda: hub.free(MODEL) == 8 * COUNT, "the node is back")
 
 
 def test_a_node_that_loses_gpus_is_shown_with_what_it_has_and_what_runs_stays(hub: KubeHub):
