@@ -33,6 +33,8 @@ from .wiring import overwritten
 
 T = TypeVar("T")
 
+SLACK_SECONDS = 1.0
+"""By this much the hub's clock for a start may run before ours."""
 LATE_THREAD_SECONDS = 10
 """How long the end of a run waits for a database thread of its start; the tombstone covers whatever comes later."""
 
@@ -211,6 +213,24 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
     async def start(self) -> Any:
         """Admit, start, activate. Whatever goes wrong, the hub calls `stop` and the post-stop hook afterwards."""
+        begun = asyncio.get_running_loop().time()
+        try:
+            return await self._start_run()
+        except (asyncio.CancelledError, TimeoutError) as error:
+            lasted = asyncio.get_running_loop().time() - begun
+            self._note_interruption(late=isinstance(error, TimeoutError) or lasted > self.start_timeout - SLACK_SECONDS)
+            raise
+
+    def _note_interruption(self, *, late: bool) -> None:
+        """The hub cancels a start that takes too long, and one whose user wants it no more."""
+        run = self._run
+        if run is None or run.reason is not None:
+            return
+        run.reason = EndReason.TIMEOUT if late else EndReason.USER
+        if late:
+            run.message = words.translate("en", "It did not start in time and was given up.")
+
+    async def _start_run(self) -> Any:
         language = self._language()
         self._messages, self._news = [], asyncio.Event()
         for problem in overwritten(JupyterHub.instance()) if JupyterHub.initialized() else []:
@@ -384,8 +404,14 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         await super().stop(now)
 
     def _note_stop(self) -> None:
-        if self._run is not None and self._run.reason is None:
-            self._run.reason = EndReason.USER if self._run.active else EndReason.FAILED
+        run = self._run
+        if run is None or run.reason is not None:
+            return
+        if run.active and self._waiting_for_response:  # the hub itself stops what does not answer
+            run.reason = EndReason.TIMEOUT
+            run.message = words.translate("en", "It began, but did not answer in time and was given up.")
+        else:
+            run.reason = EndReason.USER if run.active else EndReason.FAILED
 
     def run_post_stop_hook(self) -> Any:
         """The hub also calls this while the process lives (a stop or a poll that raised): nothing is given back here
