@@ -40,6 +40,8 @@ class Trouble:
     """What the cluster said of it."""
     final: bool = True
     """Waiting will not help."""
+    patient: bool = False
+    """It passes by itself: it is waited for as long as a start may take."""
 
 
 DELETED: Final = Trouble("pod_deleted", "Its pod was deleted by somebody outside this hub.")
@@ -110,6 +112,26 @@ def of_events(events: Iterable[Object]) -> Trouble | None:
     return None
 
 
+def of_volumes(events: Iterable[Object]) -> Trouble | None:
+    """Whether a pod waits for a volume that is attached to another host, by what was said of it, oldest first.
+
+    The controller says "used by pod(s)" where somebody runs there, else the other host is letting go of it.
+    """
+    for event in reversed(list(events)):
+        said = str(event.get("message") or "")
+        if event.get("reason") == "SuccessfulAttachVolume":
+            return None
+        if event.get("reason") in ("FailedAttachVolume", "FailedMount") and "Multi-Attach error" in said:
+            if "used by" in said:
+                text = (
+                    "A volume of it is in use on another host, and its storage class lets one host use it at a time. "
+                    "Stop your other environment of this workspace first. {said}"
+                )
+                return Trouble("failed", text, said, final=False)
+            return Trouble("failed", "A volume of it is still leaving another host.", said, final=False, patient=True)
+    return None
+
+
 def why_gone(events: Iterable[Object], node: Object | None) -> Trouble:
     """Why there is no pod any more, by what was said of it and by the node that it was on, if there still is one."""
     return of_events(events) or (DELETED if node is not None and is_ready(node) else LOST)
@@ -140,7 +162,9 @@ def _of_scheduling(status: Object) -> Trouble | None:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             said = str(condition.get("message", ""))
             if condition.get("reason") == "SchedulingGated":
-                return Trouble("unschedulable", "It waits in the queue of the cluster.", said, final=False)
+                return Trouble(
+                    "unschedulable", "It waits in the queue of the cluster.", said, final=False, patient=True
+                )
             return Trouble("unschedulable", "The cluster finds no place for it: {said}", said, final=False)
     return None
 

@@ -127,7 +127,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
     async def _ensure_claim(self, volume: HeldVolume, held: Held) -> None:
         """Make the volume's claim, or let it grow. One that its storage class does not let grow stays as it is."""
         shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
-        wanted = builder.claim(volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class)
+        wanted = builder.claim(
+            volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class,
+            home_modes=self.storage_access_modes,
+        )  # fmt: skip
         try:  # it is there but for the first time
             there = await self.cluster.get(VOLUME_CLAIMS, wanted["metadata"]["name"], self.namespace)
         except NotFound:
@@ -192,7 +195,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                 self._judge(self._why_deleted())
             return False
         self._shown = True
-        found = pods.trouble(pod)
+        found = pods.trouble(pod) or (None if there else pods.of_volumes(self.events))
         if found is not None:
             self._judge(self._why_deleted() if found == pods.DELETED else found)
             return False
@@ -205,7 +208,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if self._trouble is None or self._trouble[0] != found.reason:
             self._trouble = found.reason, now
         lasted = now - self._trouble[1] > self.trouble_seconds
-        if found.final or (lasted and found.said and "queue" not in found.text):
+        if found.final or (lasted and found.said and not found.patient):
             reason = "failed" if found.reason == "exited" else found.reason
             raise StartFailed(reason, found.text, said=found.said)
         line = words.translate(self._language(), found.text, said=found.said)

@@ -305,10 +305,13 @@ def claim_name(volume: HeldVolume, hub_id: str) -> str:
     return f"rgpu-{volume.kind}-{volume.id}-{hub_id[:8]}"
 
 
-def claim(volume: HeldVolume, *, held: Held, hub_id: str, storage_class: str | None) -> Object:
+def claim(
+    volume: HeldVolume, *, held: Held, hub_id: str, storage_class: str | None,
+    home_modes: Sequence[str] = ("ReadWriteOnce",),
+) -> Object:  # fmt: skip
     """The claim for a volume. It is kept when environments stop."""
     spec: Object = {
-        "accessModes": ["ReadWriteOnce" if volume.kind == "home" else "ReadWriteMany"],
+        "accessModes": list(home_modes) if volume.kind == "home" else ["ReadWriteMany"],
         "resources": {"requests": {"storage": str(volume.size_bytes)}},
     }
     if storage_class:

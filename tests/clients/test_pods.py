@@ -113,7 +113,7 @@ CASES = [
     pytest.param(pod("Pending", conditions=scheduled("Unschedulable", "0/3 nodes")),
                  Trouble("unschedulable", "The cluster finds no place for it: {said}", "0/3 nodes", False), id="no place"),
     pytest.param(pod("Pending", conditions=scheduled("SchedulingGated", "waits for kueue")),
-                 Trouble("unschedulable", "It waits in the queue of the cluster.", "waits for kueue", False),
+                 Trouble("unschedulable", "It waits in the queue of the cluster.", "waits for kueue", False, True),
                  id="in a queue"),
 ]  # fmt: skip
 
@@ -142,6 +142,27 @@ def test_before_1_26_the_cluster_tells_by_events_what_it_took_away(
     events: list[tuple[str, str]], found: Trouble | None
 ) -> None:
     assert pods.of_events([{"reason": reason, "message": said} for reason, said in events]) == found
+
+
+IN_USE = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) rgpu-alice-40-01234567'
+LEAVING = 'Multi-Attach error for volume "pvc-1" Volume is already exclusively attached to one node'
+
+
+@pytest.mark.parametrize(
+    ("events", "final", "patient"),
+    [
+        pytest.param([("Scheduled", "x"), ("FailedAttachVolume", IN_USE)], False, False, id="another run has it"),
+        pytest.param([("FailedMount", IN_USE), ("FailedMount", "timed out")], False, False, id="told by the kubelet"),
+        pytest.param([("FailedAttachVolume", LEAVING)], False, True, id="its last host lets it go"),
+        pytest.param([("FailedAttachVolume", IN_USE), ("SuccessfulAttachVolume", "x")], None, None, id="it came"),
+        pytest.param([("FailedMount", "no such share")], None, None, id="told as the kubelet says it"),
+    ],
+)  # fmt: skip
+def test_a_volume_that_another_host_has_is_told_and_given_up_where_waiting_does_not_help(
+    events: list[tuple[str, str]], final: bool | None, patient: bool | None
+) -> None:
+    found = pods.of_volumes([{"reason": reason, "message": said} for reason, said in events])
+    assert (found and found.final, found and found.patient) == (final, patient)
 
 
 END = datetime(2026, 11, 25, 5, 30, 7, tzinfo=UTC)

@@ -2,12 +2,13 @@
 this runs on every version of Kubernetes that somebody can name. Else on the one of `test_cluster`."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, NODES, PODS, SERVICES, VOLUME_CLAIMS
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICES, VOLUME_CLAIMS
 from remotegpu_hub.orm import EndReason, EnvironmentState
 from tests.cluster.cluster import LocalCluster
 from tests.cluster.played import MARK, MODEL, add, name_of, played_nodes
@@ -90,6 +91,29 @@ def test_what_was_on_a_node_that_is_gone_from_the_cluster_ends_as_lost_with_it(h
     assert (run.end_reason, run.environment.state) == (EndReason.NODE_LOST, EnvironmentState.ERROR)
     assert "host" in run.environment.message
     hub.until(lambda: hub.free(MODEL) == 8 * COUNT, "the node is back")
+
+
+def say(hub: KubeHub, pod: dict[str, Any], reason: str, message: str) -> None:
+    """Let the cluster say something of a pod."""
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    about = {"kind": "Pod", "namespace": hub.namespace, "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+    event = {
+        "metadata": {"generateName": "played-", "namespace": hub.namespace}, "involvedObject": about, "type": "Warning",
+        "reason": reason, "message": message, "firstTimestamp": at, "lastTimestamp": at, "count": 1,
+    }  # fmt: skip
+    hub.kube(lambda kube: kube.create(EVENTS, event, hub.namespace))
+
+
+def test_a_home_that_another_host_has_is_told_and_given_up_long_before_the_time_out(hub: KubeHub):
+    hub.ask("alice", {"workspace": "lab", "image": hub.image("mute"), "ports": [], **ONE_GPU})
+    hub.until(lambda: any(pod["spec"].get("nodeName") for pod in hub.pods()), "its pod has a node")
+    say(hub, hub.pod_of("alice"), "FailedAttachVolume",
+        'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) rgpu-alice-1-x')  # fmt: skip
+    hub.until_free("alice", seconds=30)
+    run = hub.run_of("alice")
+    assert (run.end_reason, run.environment.state) == (EndReason.FAILED, EnvironmentState.ERROR)
+    assert "Stop your other environment" in run.environment.message
+    assert "rgpu-alice-1-x" in run.environment.message
 
 
 def test_a_node_that_loses_gpus_is_shown_with_what_it_has_and_what_runs_stays(hub: KubeHub):

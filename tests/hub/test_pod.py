@@ -339,6 +339,12 @@ def test_a_volume_is_a_claim_that_nothing_owns(kind: str) -> None:
     }  # fmt: skip
 
 
+def test_a_home_can_be_for_many_hosts() -> None:
+    home = HeldVolume("home", 9, 2**33)
+    claim = builder.claim(home, held=HELD, hub_id=HUB, storage_class="nfs", home_modes=["ReadWriteMany"])
+    assert (claim["spec"]["accessModes"], claim["spec"]["storageClassName"]) == (["ReadWriteMany"], "nfs")
+
+
 def test_a_claim_by_dra_names_the_devices() -> None:
     template = builder.claim_template(replace(HELD, gpus=NAMED), hub_id=HUB)
     assert template["metadata"] == {"name": "rgpu-alice-41-01234567-gpu", "labels": LABELS}
