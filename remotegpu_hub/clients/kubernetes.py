@@ -168,7 +168,7 @@ class Kubernetes:
                 raise Conflict("{what} {name} exists and is not this hub's.", what=kind.plural, name=name) from error
             except Unavailable as error:
                 log.info("Making %s %s again: %s", kind.plural, name, error)
-                await _pause(turn)
+                await _pause(turn, error.facts.get("after_seconds"))
         return await self.create(kind, body, namespace)
 
     async def patch(self, kind: Kind, name: str, body: Object, namespace: str | None = None) -> Object:
@@ -369,7 +369,7 @@ class Mirror(Generic[T]):
                 version = None
             except RemoteGPUError as error:
                 log.warning("%s are not followed for the moment: %s", self._kind.plural, error)
-                await _pause(turn)
+                await _pause(turn, error.facts.get("after_seconds"))
                 turn = min(turn + 1, 8)
                 if turn > 1:
                     version = None

@@ -5,7 +5,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -107,6 +107,42 @@ async def test_a_read_is_tried_again(front: Front, kube: Kubernetes, space: str,
     front.faults.append(fault)
     assert (await kube.get(CONFIG_MAPS, "a", space))["data"] == {"text": "x"}
     assert not front.faults
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the client would have waited each time; here nobody does."""
+    found: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        found.append(seconds)
+
+    monkeypatch.setattr(ours, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    return found
+
+
+async def test_who_is_told_to_wait_waits_as_long_with_reads_with_making_and_with_watches(
+    front: Front, kube: Kubernetes, space: str, waits: list[float]
+) -> None:
+    def busy(**where: str) -> Fault:
+        return Fault(status=429, headers={"Retry-After": "7"}, **where)
+
+    def lasted() -> list[int]:
+        found = [int(seconds) for seconds in waits]
+        waits.clear()
+        return found
+
+    front.faults.append(busy(method="POST"))
+    await kube.ensure(CONFIG_MAPS, note("a"), space, labels={})
+    assert lasted() == [7]
+    front.faults.append(busy(method="GET"))
+    await kube.get(CONFIG_MAPS, "a", space)
+    assert lasted() == [7]
+    front.faults.append(busy(part="watch="))
+    async with Followed(kube, space) as followed:
+        await kube.create(CONFIG_MAPS, note("b"), space)
+        await followed.until({"a": "x", "b": "x"})
+    assert lasted() == [7]
 
 
 async def test_a_read_gives_up_in_the_end(front: Front, kube: Kubernetes, space: str) -> None:
