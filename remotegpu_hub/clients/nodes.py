@@ -230,20 +230,19 @@ def _counted(node: Object, held: Mapping[str, int]) -> list[Gpu]:
 def _stock(resource: str, labels: Mapping[str, str]) -> _Stock | None:
     """What the devices of a resource are; None for one that is no GPU."""
     if resource in ("nvidia.com/gpu", "nvidia.com/gpu.shared"):
-        replicas = int(labels.get("nvidia.com/gpu.replicas", "1") or 1)
-        shared = resource.endswith(".shared") or labels.get("nvidia.com/gpu.sharing-strategy", "none") != "none"
         product = labels.get("nvidia.com/gpu.product", "")
         whole, _, mig = product.removesuffix("-SHARED").partition("-MIG-")
         model, millis = short_model(whole) or "nvidia", 1000
         if mig:  # the strategy `single`: each device is a slice
             model, millis = f"{model}/{mig}", 1000 * int(mig.split("g", 1)[0]) // MIG_SLICES
-        return _Stock(model, _number(labels.get("nvidia.com/gpu.memory")), millis, max(replicas, 1) if shared else 1)
+        replicas = _replicas(resource, labels, "nvidia.com/gpu")
+        return _Stock(model, _number(labels.get("nvidia.com/gpu.memory")), millis, replicas)
     if mig_match := _MIG.fullmatch(resource.removesuffix(".shared")):
         profile, parts, gigabytes = mig_match[1], int(mig_match[2]), int(mig_match[3])
         whole = short_model(labels.get("nvidia.com/gpu.product", "")) or "nvidia"
         memory = _number(labels.get(f"nvidia.com/mig-{profile}.memory")) or gigabytes * 1024
-        replicas = _number(labels.get(f"nvidia.com/mig-{profile}.replicas")) if resource.endswith(".shared") else 1
-        return _Stock(f"{whole}/{profile}", memory, 1000 * parts // MIG_SLICES, max(replicas, 1))
+        replicas = _replicas(resource, labels, f"nvidia.com/mig-{profile}")
+        return _Stock(f"{whole}/{profile}", memory, 1000 * parts // MIG_SLICES, replicas)
     if resource == "amd.com/gpu":
         return _Stock(short_model(labels.get("amd.com/gpu.product-name", "")) or "amd", _vram(labels))
     if amd := _AMD_PARTITION.fullmatch(resource):
@@ -257,6 +256,16 @@ def _stock(resource: str, labels: Mapping[str, str]) -> _Stock | None:
     if ascend := _ASCEND.fullmatch(resource):
         return _Stock(ascend[1], 0)
     return None
+
+
+def _replicas(resource: str, labels: Mapping[str, str], prefix: str) -> int:
+    """Shares that NVIDIA's plugin makes of each device. Older ones label no strategy, but a product's name with SHARED;
+    with a name of its own for shares, the product's name stays."""
+    count = _number(labels.get(f"{prefix}.replicas"))
+    strategy = labels.get(f"{prefix}.sharing-strategy")
+    named = resource.endswith(".shared") or labels.get(f"{prefix}.product", "").endswith("-SHARED")
+    shared = named or (count > 1 if strategy is None else strategy != "none")
+    return max(count, 1) if shared else 1
 
 
 def short_model(product: str) -> str:

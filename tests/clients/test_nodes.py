@@ -1,6 +1,7 @@
 """Nodes as their vendors label them, and what is left when others' pods are subtracted."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -85,6 +86,46 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
             counted("nvidia.com/gpu.shared", f"{A100}/2", 2, millis=500, slots=2, of=A100), id="MPS, renamed",
         ),
         pytest.param(
+            {"nvidia.com/gpu": "8"},
+            {**NVIDIA, "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-SHARED", "nvidia.com/gpu.replicas": "4"},
+            counted("nvidia.com/gpu", f"{A100}/4", 2, millis=250, slots=4, of=A100), id="shared, without its strategy",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "4"}, {**NVIDIA, "nvidia.com/gpu.replicas": "2"},
+            counted("nvidia.com/gpu", f"{A100}/2", 2, millis=500, slots=2, of=A100), id="shared, by its replicas alone",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "2"},
+            {**NVIDIA, "nvidia.com/gpu.replicas": "1", "nvidia.com/gpu.sharing-strategy": "none"},
+            counted("nvidia.com/gpu", A100, 2), id="whole, and labelled so",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "2", "nvidia.com/gpu.shared": "0"},
+            {**NVIDIA, "nvidia.com/gpu.replicas": "2", "nvidia.com/gpu.sharing-strategy": "none"},
+            counted("nvidia.com/gpu", A100, 2), id="a strategy of none counts more than replicas",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "8"},
+            {**NVIDIA, "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-SHARED", "nvidia.com/gpu.replicas": "4",
+             "nvidia.com/gpu.sharing-strategy": "mps"},
+            counted("nvidia.com/gpu", f"{A100}/4", 2, millis=250, slots=4, of=A100), id="MPS",
+        ),
+        pytest.param(
+            {"nvidia.com/mig-1g.10gb": "14"},
+            {**NVIDIA, "nvidia.com/mig-1g.10gb.memory": "9856", "nvidia.com/mig-1g.10gb.replicas": "2",
+             "nvidia.com/mig-1g.10gb.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb-SHARED"},
+            counted("nvidia.com/mig-1g.10gb", f"{A100}/1g.10gb/2", 7, memory=9856, millis=71, slots=2,
+                    of=f"{A100}/1g.10gb"), id="MIG, time-sliced",
+        ),
+        pytest.param(
+            {"nvidia.com/mig-1g.10gb.shared": "6", "nvidia.com/mig-3g.40gb": "1"},
+            {**NVIDIA, "nvidia.com/mig-1g.10gb.replicas": "3"},
+            (*counted("nvidia.com/mig-1g.10gb.shared", f"{A100}/1g.10gb/3", 2, memory=10240, millis=47, slots=3,
+                      of=f"{A100}/1g.10gb"),
+             replace(counted("nvidia.com/mig-3g.40gb", f"{A100}/3g.40gb", 1, memory=40960, millis=428)[0], index=2)),
+            id="MIG, one profile time-sliced and renamed",
+        ),
+        pytest.param(
             {"nvidia.com/gpu": "7"}, {**NVIDIA, "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb",
                                       "nvidia.com/gpu.memory": "9856"},
             counted("nvidia.com/gpu", f"{A100}/1g.10gb", 7, memory=9856, millis=142), id="MIG, single",
@@ -106,6 +147,11 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
         pytest.param({"habana.ai/gaudi": "1"}, {}, counted("habana.ai/gaudi", "Gaudi", 1, memory=0), id="Gaudi"),
         pytest.param({"huawei.com/Ascend910": "1"}, {}, counted("huawei.com/Ascend910", "Ascend910", 1, memory=0),
                      id="Ascend"),
+        pytest.param({"huawei.com/Ascend310P": "1"}, {}, counted("huawei.com/Ascend310P", "Ascend310P", 1, memory=0),
+                     id="Ascend, for inference"),
+        pytest.param({"huawei.com/Ascend910B3": "1", "huawei.com/Ascend910B3-memory": "65536",
+                      "huawei.com/Ascend910B3-core": "100"}, {},
+                     counted("huawei.com/Ascend910B3", "Ascend910B3", 1, memory=0), id="Ascend, and what HAMi counts of it"),
     ],
 )  # fmt: skip
 def test_gpus_are_counted_as_their_vendors_label_them(
