@@ -142,6 +142,30 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
             {"amd.com/cpx_nps4": "8"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"},
             counted("amd.com/cpx_nps4", "MI300X-OAM/cpx_nps4", 8, memory=24576, millis=125), id="AMD, partitioned",
         ),
+        pytest.param(
+            {"amd.com/gpu": "16"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G",
+                                    "amd.com/compute-memory-partition": "cpx_nps4"},
+            counted("amd.com/gpu", "MI300X-OAM/cpx_nps4", 16, memory=24576, millis=125), id="AMD, split by its label",
+        ),
+        pytest.param(
+            {"amd.com/gpu": "2"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G",
+                                   "amd.com/compute-memory-partition": "spx_nps1"},
+            counted("amd.com/gpu", "MI300X-OAM", 2, memory=196608), id="AMD, whole by its label",
+        ),
+        pytest.param(
+            {"amd.com/spx_nps1": "2"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"},
+            counted("amd.com/spx_nps1", "MI300X-OAM", 2, memory=196608), id="AMD, whole by its resource",
+        ),
+        pytest.param(
+            {"gpu.intel.com/i915": "6", "gpu.intel.com/monitoring": "1"},
+            {"gpu.intel.com/product": "Flex_170", "gpu.intel.com/device.count": "2"},
+            counted("gpu.intel.com/i915", "Flex-170/3", 2, memory=0, millis=333, slots=3, of="Flex-170"),
+            id="Intel, shared",
+        ),
+        pytest.param(
+            {"gpu.intel.com/xe": "1"}, {"gpu.intel.com/product": "Max_1550", "gpu.intel.com/device.count": "2"},
+            counted("gpu.intel.com/xe", "Max-1550", 1, memory=0), id="Intel, of two kinds of driver",
+        ),
         pytest.param({"gpu.intel.com/xe": "1"}, {"gpu.intel.com/product": "Max_1550"},
                      counted("gpu.intel.com/xe", "Max-1550", 1, memory=0), id="Intel"),
         pytest.param({"habana.ai/gaudi": "1"}, {}, counted("habana.ai/gaudi", "Gaudi", 1, memory=0), id="Gaudi"),
