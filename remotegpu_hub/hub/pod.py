@@ -23,10 +23,14 @@ GPU_CLAIM: Final = "gpu"
 OURS: Final = frozenset(
     {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
      "CUDA_DISABLE_CONTROL", "GPU_CORE_UTILIZATION_POLICY", "CUDA_DEVICE_MEMORY_SHARED_CACHE", "LD_PRELOAD",
-     "ROCR_VISIBLE_DEVICES", "ASCEND_VISIBLE_DEVICES", "HABANA_VISIBLE_DEVICES"}
+     "AMD_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ASCEND_VISIBLE_DEVICES", "HABANA_VISIBLE_DEVICES"}
 )  # fmt: skip
 """Env vars by which a pod would get GPUs that nobody gave it, or limits off that HAMi enforces. Never from outside."""
-_HIDDEN: Final = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": ""}
+_HIDDEN: Final = {
+    "NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "", "AMD_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "",
+    "ASCEND_VISIBLE_DEVICES": "", "HABANA_VISIBLE_DEVICES": "",
+}  # fmt: skip
+"""Said to each vendor's runtime, since an image may ask it for all devices by itself."""
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 

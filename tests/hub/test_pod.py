@@ -29,7 +29,8 @@ HELD = Held(
 NVIDIA = (HeldGpu("nvidia.com/gpu#0", 81920, 1000), HeldGpu("nvidia.com/gpu#3", 81920, 1000))
 NAMED = (HeldGpu("GPU-1", 81920, 1000), HeldGpu("GPU-2", 81920, 1000))
 SHARED = (HeldGpu("GPU-1", 81920, 250),)
-HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+HIDDEN = {"AMD_VISIBLE_DEVICES": "", "ASCEND_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "",
+          "HABANA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void", "ROCR_VISIBLE_DEVICES": ""}  # fmt: skip
 OPERATORS = {
     "node_affinity_required": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
                                {"matchExpressions": [{"key": "fast", "operator": "Exists"}]}],
