@@ -230,9 +230,9 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if looked_in is not reflector or now - at > EVENTS_SECONDS:
             found = defaultdict(list)
             for event in reflector.resources.values():
-                found[event["involvedObject"]["name"]].append(event)
+                found[event["involvedObject"].get("name", "")].append(event)
             RemoteGPUKubeSpawner._events = now, reflector, found
-        own = sorted(found.get(self.pod_name, ()), key=lambda event: event["lastTimestamp"] or event["eventTime"])
+        own = sorted(found.get(self.pod_name, ()), key=pods.told_at)
         marks = [number for number, event in enumerate(own) if event["metadata"]["uid"] == self._last_event]
         return own[marks[-1] + 1 :] if marks else own
 
@@ -240,7 +240,8 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         """Pass on what Kubernetes says of the pod, in its own words."""
         events = self.events
         for event in events[self._told :]:
-            self._tell(f"{event['reason']}: {event['message']}")
+            said = (event.get("reason") or "", event.get("message") or "")
+            self._tell(": ".join(filter(None, said)))
         self._told = len(events)
 
     async def mark(self) -> str:
