@@ -41,6 +41,7 @@ _ASCEND: Final = re.compile(r"huawei\.com/(Ascend\w+)")
 _AMD_PARTITION: Final = re.compile(r"((spx|dpx|tpx|qpx|cpx)_nps\d)")
 _AMD_PARTS: Final = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4, "cpx": 8}
 MIG_SLICES: Final = 7
+DRA_DRIVER: Final = "gpu.nvidia.com"
 _KEPT_LABELS: Final = (
     "topology.kubernetes.io/zone", "topology.kubernetes.io/region", "nvidia.com/cuda.driver-version.full",
     "nvidia.com/mig.strategy", "nvidia.com/gpu.product",
@@ -183,6 +184,7 @@ def _gpus(
         named = _registered(node)
     else:
         named = _sliced(slices)
+    named = list({one[0]: one for one in named}.values())  # told twice, it is one device
     taken = " ".join(json.dumps(pod["metadata"].get("annotations") or {}) for pod in others)
     return [
         Gpu(index, uuid, model, memory, healthy=healthy, foreign=uuid in taken, slots=_slots(model, pool.shares))
@@ -326,6 +328,8 @@ def _sliced(slices: Iterable[Object]) -> list[_Named]:
     """Whole GPUs of NVIDIA's DRA driver."""
     rows: list[_Named] = []
     for one in slices:
+        if one["spec"].get("driver") != DRA_DRIVER:
+            continue
         for device in one["spec"].get("devices") or ():
             facts = {name: next(iter(value.values())) for name, value in (device.get("attributes") or {}).items()}
             if facts.get("type") != "gpu" or "uuid" not in facts:

@@ -270,9 +270,16 @@ def device(uuid: str, **more: Any) -> dict[str, Any]:
         ),
         pytest.param(
             Pool("d", Binding.DRA), {},
-            [{"spec": {"devices": [device("GPU-1"), device("GPU-2", taints=[{"key": "x", "effect": "NoSchedule"}]),
-                                   {"name": "mig", "attributes": {"type": {"string": "mig"}}}]}}],
-            id="DRA",
+            [{"spec": {"driver": "gpu.nvidia.com", "devices": [device("GPU-1"), device("GPU-2", taints=[{"key": "x", "effect": "NoSchedule"}]),
+                                   {"name": "mig", "attributes": {"type": {"string": "mig"}}}]}},
+             {"spec": {"driver": "gpu.example.org", "devices": [device("GPU-3")]}}],
+            id="DRA, and another driver's devices",
+        ),
+        pytest.param(
+            Pool("h", Binding.HAMI),
+            {"hami.io/node-nvidia-register": ("GPU-1,10,81920,100,NVIDIA-A100-SXM4-80GB,0,true:"
+                                              "GPU-2,10,81920,100,NVIDIA-A100-SXM4-80GB,1,false:") * 2},
+            [], id="each told twice",
         ),
     ],
 )  # fmt: skip
