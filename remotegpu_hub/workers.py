@@ -23,7 +23,7 @@ from .domain import allocations, environments, idempotency, inventory, keys, met
 from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
-from .errors import RemoteGPUError, Unavailable
+from .errors import RemoteGPUError
 from .observed import Host, HubUser, Run, Server
 from .orm import AllocationState, EndReason, TickLease
 from .runtime import Runtime, utcnow
@@ -242,7 +242,7 @@ async def sync(runtime: Runtime, site: Site) -> None:
     """
     try:
         hosts = await site.hosts()
-    except Unavailable as error:
+    except RemoteGPUError as error:  # nor what it does not allow or does not have
         log.warning("the hosts stay as they were last seen: %s", error)
         await asyncio.to_thread(_sync_people, runtime)
         return

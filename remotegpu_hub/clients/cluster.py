@@ -222,7 +222,11 @@ class Cluster:
 
     async def _slices(self, kubernetes: Kubernetes) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = defaultdict(list)
-        for one in (await kubernetes.list(RESOURCE_SLICES)).items:
+        try:
+            listing = await kubernetes.list(RESOURCE_SLICES)
+        except NotFound as error:
+            raise Unavailable("A pool with the binding dra needs Kubernetes 1.34 or newer.") from error
+        for one in listing.items:
             found[one["spec"].get("nodeName", "")].append(one)
         return found
 
