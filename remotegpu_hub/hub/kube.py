@@ -95,14 +95,13 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         """Node ports are the whole cluster's: those of other people's services too."""
         if not self.runtime.rules.port_ranges:
             return frozenset()
-        services = await self.cluster.list(SERVICES)
-        return frozenset(
-            port["nodePort"]
-            for one in services.items
+        others = [
+            one["spec"]
+            for one in (await self.cluster.list(SERVICES)).items
             if (one["metadata"].get("labels") or {}).get(HUB_LABEL) != self._hub_id
-            for port in one["spec"].get("ports") or ()
-            if port.get("nodePort")
-        )
+        ]
+        ports = {port.get("nodePort") for spec in others for port in spec.get("ports") or ()}
+        return frozenset(filter(None, ports | {spec.get("healthCheckNodePort") for spec in others}))
 
     async def prepare(self, held: Held) -> None:
         image = self.runtime.settings.images.get(held.image, {})

@@ -93,6 +93,21 @@ def test_what_was_on_a_node_that_is_gone_from_the_cluster_ends_as_lost_with_it(h
     hub.until(lambda: hub.free(MODEL) == 8 * COUNT, "the node is back")
 
 
+def test_a_node_port_by_which_somebodys_load_balancer_is_watched_is_not_given_out(hub: KubeHub):
+    taken = 31000  # the first of the range
+    spec = {
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": taken, "selector": {"a": "b"},
+        "ports": [{"port": 80, "nodePort": 32000}],
+    }  # fmt: skip
+    body = {"metadata": {"name": "theirs"}, "spec": spec}
+    hub.kube(lambda kube: kube.create(SERVICES, body, hub.namespace))
+    try:
+        start(hub, "alice", ports=["tensorboard"])
+        assert [port.external_port for port in hub.run_of("alice").ports] == [taken + 1]
+    finally:
+        hub.kube(lambda kube: kube.delete(SERVICES, "theirs", hub.namespace))
+
+
 def say(hub: KubeHub, pod: dict[str, Any], **said: Any) -> None:
     """Let the cluster say something of a pod."""
     about = {"kind": "Pod", "namespace": hub.namespace, "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
