@@ -138,6 +138,7 @@ class Cluster:
         self._hub_id, self._namespace, self._pools = hub_id, namespace, pools
         self._grace_seconds = grace_seconds
         self._kubernetes: Kubernetes | None = None
+        self._opening = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.hosts_changed = asyncio.Event()
         """Set when what the hosts have or lack changed."""
@@ -146,12 +147,13 @@ class Cluster:
 
     async def _open(self) -> tuple[Kubernetes, Mirror[Object], Mirror[_Pod]]:
         """Connect and begin to watch, once."""
-        if self._kubernetes is None:
-            kubernetes = await Kubernetes.connect(self._library, kubeconfig=self._kubeconfig)
-            self._nodes: Mirror[Object] = Mirror(kubernetes, NODES, _kept_node, changed=self._node_changed)
-            self._pods: Mirror[_Pod] = Mirror(kubernetes, PODS, _kept_pod, changed=self._pod_changed)
-            self._tasks = [asyncio.ensure_future(self._nodes.follow()), asyncio.ensure_future(self._pods.follow())]
-            self._kubernetes = kubernetes
+        async with self._opening:
+            if self._kubernetes is None:
+                kubernetes = await Kubernetes.connect(self._library, kubeconfig=self._kubeconfig)
+                self._nodes: Mirror[Object] = Mirror(kubernetes, NODES, _kept_node, changed=self._node_changed)
+                self._pods: Mirror[_Pod] = Mirror(kubernetes, PODS, _kept_pod, changed=self._pod_changed)
+                self._tasks = [asyncio.ensure_future(self._nodes.follow()), asyncio.ensure_future(self._pods.follow())]
+                self._kubernetes = kubernetes
         return self._kubernetes, self._nodes, self._pods
 
     def _node_changed(self, _before: Object | None, _after: Object | None) -> None:

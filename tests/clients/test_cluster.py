@@ -1,5 +1,6 @@
 """The cluster as a place where runs live, on a real API server."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -34,3 +35,19 @@ async def test_a_pool_by_dra_on_an_older_cluster_is_told_what_it_needs(api_serve
     cluster._pools = [Pool("claims", Binding.DRA)]
     with pytest.raises(Unavailable, match=r"1\.34"):
         await cluster.hosts()
+
+
+async def test_who_asks_at_the_same_time_shares_one_connection_and_one_watch(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Kubernetes] = []
+    connect = Kubernetes.connect
+
+    async def counted(*given: Any, **named: Any) -> Kubernetes:
+        await asyncio.sleep(0)
+        made.append(await connect(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(Kubernetes, "connect", counted)
+    await asyncio.gather(cluster.hosts(), cluster.runs(), cluster.hosts())
+    assert (len(made), len(cluster._tasks)) == (1, 2)
