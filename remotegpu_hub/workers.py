@@ -80,8 +80,8 @@ class Site(Protocol):
     async def stop(self, allocation_id: int) -> bool:
         """End a run. True only when nothing of it is left."""
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
-        """Remove what is still there of volumes that were given up."""
+    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
+        """Remove what is still there of volumes that were given up; of which ones nothing is left."""
 
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Let the owners of runs log in with these `authorized_keys`, by allocation."""
@@ -400,9 +400,9 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
     for error in ended:
         if error is not None:
             raise error
-    given_up = await asyncio.to_thread(_forget, runtime, looked_at)
+    given_up = (await asyncio.to_thread(_forget, runtime, looked_at)) - runtime.volumes_gone
     if given_up:
-        await site.remove_volumes(given_up)
+        runtime.volumes_gone |= await site.remove_volumes(given_up)
     await site.tidy(running=[run.allocation_id for run in runs])
     return repairs
 

@@ -291,14 +291,18 @@ class Cluster:
     async def tidy(self, *, running: Collection[int]) -> None:
         """Nothing: what a pod printed goes with it."""
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
-        """Remove the claims of volumes that were given up. Raises: Unavailable."""
+    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
+        """Remove the claims of volumes that were given up; of which ones nothing is left. Raises: Unavailable."""
         kubernetes, *_ = await self._open()
         ours = f"{HUB_LABEL}={self._hub_id},{VOLUME_LABEL}"
+        left = set()
         for claim in (await kubernetes.list(VOLUME_CLAIMS, self._namespace, labels=ours)).items:
             metadata = claim["metadata"]
-            if int(metadata["labels"][VOLUME_LABEL]) in volume_ids:
+            volume_id = int(metadata["labels"][VOLUME_LABEL])
+            if volume_id in volume_ids:
+                left.add(volume_id)
                 await kubernetes.delete(VOLUME_CLAIMS, metadata["name"], self._namespace, uid=metadata["uid"])
+        return set(volume_ids) - left
 
 
 def _kept_node(node: Object) -> Object:

@@ -1,6 +1,7 @@
 """A hub on any API server, the tester's own too (KUBECONFIG): nodes are objects and their kubelets are played, so that
 this runs on every version of Kubernetes that somebody can name. Else on the one of `test_cluster`."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import Any
 
 import pytest
 
-from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICES, VOLUME_CLAIMS
-from remotegpu_hub.orm import EndReason, EnvironmentState
+from remotegpu_hub import workers
+from remotegpu_hub.clients.hub import HubClient
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICES, VOLUME_CLAIMS, Kind, Kubernetes
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import users, volumes
+from remotegpu_hub.orm import EndReason, EnvironmentState, Volume
 from tests.cluster.cluster import LocalCluster
 from tests.cluster.played import MARK, MODEL, add, name_of, played_nodes
 from tests.kube_hubs import KubeHub
+from tests.worlds import ADMIN
 
 ADDRESS = "127.0.0.9"
 COUNT = 3
@@ -106,6 +112,37 @@ def test_a_node_port_by_which_somebodys_load_balancer_is_watched_is_not_given_ou
         assert [port.external_port for port in hub.run_of("alice").ports] == [taken + 1]
     finally:
         hub.kube(lambda kube: kube.delete(SERVICES, "theirs", hub.namespace))
+
+
+def test_the_claims_of_given_up_volumes_are_looked_for_until_they_are_gone(
+    hub: KubeHub, monkeypatch: pytest.MonkeyPatch
+):
+    start(hub, "bob")
+    hub.stop_server("bob")
+    with begin(hub.engine) as session:
+        home = users.current(session, name="bob").id
+        volume = next(one for one in session.query(Volume).filter_by(user_id=home) if one.deleted_at is None)
+        volumes.delete(session, volume_id=volume.id, actor=ADMIN, now=hub.world.now)
+    asked: list[Kind] = []
+    list_all = Kubernetes.list
+
+    async def counted(kube: Kubernetes, kind: Kind, *given: Any, **named: Any) -> Any:
+        asked.append(kind)
+        return await list_all(kube, kind, *given, **named)
+
+    async def reconcile_until_it_is_gone(site: workers.Site) -> None:
+        runtime = hub.runtime
+        async with asyncio.timeout(60), HubClient(hub.api_url, hub.token) as client:
+            while volume.id not in runtime.volumes_gone:
+                await workers.reconcile(runtime, client.servers, site)
+                assert VOLUME_CLAIMS in asked, "it was looked for"
+            asked.clear()
+            await workers.reconcile(runtime, client.servers, site)
+
+    monkeypatch.setattr(Kubernetes, "list", counted)
+    hub.with_site(reconcile_until_it_is_gone)
+    assert PODS in asked
+    assert VOLUME_CLAIMS not in asked, "not again for ever"
 
 
 def say(hub: KubeHub, pod: dict[str, Any], **said: Any) -> None:
