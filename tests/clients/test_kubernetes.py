@@ -98,6 +98,26 @@ async def test_errors_are_ours_and_say_what_to_do(front: Front, kube: Kubernetes
 
 
 @pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('pods "p" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=2', Conflict),
+        ('pods "p" is forbidden: failed quota: all: must specify limits.cpu', Conflict),
+        (
+            'pods is forbidden: User "hub" cannot create resource "pods" in API group "" in the namespace "quota-a"',
+            Denied,
+        ),
+    ],
+    ids=["exceeded", "failed", "a right that is lacking in a namespace of that name"],
+)
+async def test_a_quota_of_the_cluster_is_told_from_a_right_that_is_lacking(
+    front: Front, kube: Kubernetes, said: str, kind: type[Exception]
+) -> None:
+    front.faults.append(Fault(status=403, said=said))
+    with pytest.raises(kind, match="quota"):
+        await kube.create(CONFIG_MAPS, note("a"), "default")
+
+
+@pytest.mark.parametrize(
     "fault",
     [Fault(status=429, headers={"Retry-After": "0"}), Fault(status=500), Fault(status=503), Fault(lost=True)],
     ids=["429", "500", "503", "a lost answer"],
@@ -202,6 +222,18 @@ async def test_what_has_not_begun_has_no_logs_and_what_is_not_there_is_not_found
     with pytest.raises(NotFound):
         _ = [line async for line in kube.logs("none", space, follow=True)]
     assert await kube.delete(PODS, "p", space, grace=0) is True
+
+
+@pytest.mark.parametrize(("status", "lines"), [(200, ["the first line"]), (404, [])], ids=["a log", "a refusal"])
+async def test_a_log_that_breaks_off_is_told_as_ours(
+    front: Front, kube: Kubernetes, status: int, lines: list[str]
+) -> None:
+    front.faults.append(Fault(broken=True, as_status=status))
+    seen = []
+    with pytest.raises(Unavailable, match="broke off"):
+        async for line in kube.logs("p", "default"):
+            seen.append(line)
+    assert seen == lines
 
 
 class Followed:

@@ -27,6 +27,12 @@ class Fault:
     """Pass it on, and cut the connection before the answer."""
     mute: bool = False
     """Pass on what is there, then say nothing more and keep the connection."""
+    broken: bool = False
+    """Begin to answer, then cut the connection."""
+    as_status: int = 0
+    """Of the answer that is begun."""
+    said: str = ""
+    """The message of the answer."""
     gone: bool = False
     """Of a watch: one event that says 410."""
     method: str = ""
@@ -98,7 +104,7 @@ class Front:
         fault = self._fault(request)
         if fault.status:
             return web.json_response(
-                {"message": f"a test says {fault.status}"}, status=fault.status, headers=fault.headers
+                {"message": fault.said or f"a test says {fault.status}"}, status=fault.status, headers=fault.headers
             )
         body = await request.read()
         headers = {key: value for key, value in request.headers.items() if key in ("Content-Type", "Accept")}
@@ -111,8 +117,14 @@ class Front:
                 assert request.transport
                 request.transport.close()
                 return web.Response()
-            response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+            status = fault.as_status or answer.status
+            response = web.StreamResponse(status=status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
+            if fault.broken:
+                await response.write(b"the first line\n")
+                assert request.transport
+                request.transport.close()
+                return response
             if fault.gone:
                 await response.write(b'{"type": "ERROR", "object": {"code": 410, "message": "too old"}}\n')
                 return response
