@@ -40,7 +40,7 @@ class Fault:
     """In the path or the query."""
 
 
-def _pem(given: dict[str, str], name: str) -> str:
+def pem(given: dict[str, str], name: str) -> str:
     """What a kubeconfig names by a file, or holds itself."""
     if f"{name}-data" in given:
         return base64.b64decode(given[f"{name}-data"]).decode()
@@ -54,13 +54,13 @@ class Front:
         given = current(kubeconfig)
         cluster, user = given["clusters"][0]["cluster"], given["users"][0]["user"]
         self._server = cluster["server"]
-        self._ssl = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority"))
+        self._ssl = ssl.create_default_context(cadata=pem(cluster, "certificate-authority"))
         self._headers: dict[str, str] = {}
         if "token" in user:
             self._headers["Authorization"] = f"Bearer {user['token']}"
         else:
             both = folder / "front.pem"
-            both.write_text(_pem(user, "client-certificate") + _pem(user, "client-key"))
+            both.write_text(pem(user, "client-certificate") + pem(user, "client-key"))
             self._ssl.load_cert_chain(both)
         self._folder = folder
         self.faults: deque[Fault] = deque()
