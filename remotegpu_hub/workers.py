@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -23,7 +23,7 @@ from .domain import allocations, environments, idempotency, inventory, keys, met
 from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
-from .errors import RemoteGPUError, Unavailable
+from .errors import RemoteGPUError
 from .observed import Host, HubUser, Run, Server
 from .orm import AllocationState, EndReason, TickLease
 from .runtime import Runtime, utcnow
@@ -69,9 +69,8 @@ class Site(Protocol):
     def runs_changed(self) -> asyncio.Event | None:
         """Set when a run may have ended."""
 
-    @property
-    def vanished(self) -> tuple[str, str]:
-        """What it means when nothing of a run is there any more: one of `orm.EndReason`, and a sentence or nothing."""
+    async def why_gone(self, allocation_id: int, *, host: str) -> tuple[str, str]:
+        """Why nothing of a run is there any more: one of `orm.EndReason`, and a sentence or nothing."""
 
     async def hosts(self) -> list[Host]: ...
 
@@ -81,8 +80,8 @@ class Site(Protocol):
     async def stop(self, allocation_id: int) -> bool:
         """End a run. True only when nothing of it is left."""
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
-        """Remove what is still there of volumes that were given up."""
+    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
+        """Remove what is still there of volumes that were given up; of which ones nothing is left."""
 
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Let the owners of runs log in with these `authorized_keys`, by allocation."""
@@ -159,6 +158,8 @@ class Repair:
     message: str = ""
     ended_at: datetime | None = None
     """When the run ended, where whatever ran it tells."""
+    gone: Snapshot | None = None
+    """The run of which nothing is there any more, so that only its site can tell why."""
 
 
 def holder() -> str:
@@ -241,7 +242,7 @@ async def sync(runtime: Runtime, site: Site) -> None:
     """
     try:
         hosts = await site.hosts()
-    except Unavailable as error:
+    except RemoteGPUError as error:  # nor what it does not allow or does not have
         log.warning("the hosts stay as they were last seen: %s", error)
         await asyncio.to_thread(_sync_people, runtime)
         return
@@ -323,7 +324,6 @@ def compare(
     looked_at: datetime,
     hub_started: datetime,
     start_grace: timedelta,
-    vanished: tuple[str, str] = (EndReason.EXITED, ""),
 ) -> list[Repair]:
     """Decide what to put right, from one look at the database, at the processes and at the hub.
 
@@ -346,13 +346,13 @@ def compare(
         if pending or newer_than_facts or names.get(one.id) != name:
             continue
         if one.state == AllocationState.ENDING:
-            repairs.append(_ended(Fault.UNFINISHED, one, run, (EndReason.EXITED, "")))
+            repairs.append(_ended(Fault.UNFINISHED, one, run))
         elif one.state == AllocationState.ADMITTED:
             on_its_way = one.admitted_at > hub_started and one.admitted_at > looked_at - start_grace
             if not on_its_way and not (server is not None and server.ready and lives):
                 repairs.append(Repair(Fault.GHOST, one.id, one.attempt, EndReason.GHOST))
         elif not lives:
-            repairs.append(_ended(Fault.ENDED, one, run, vanished))
+            repairs.append(_ended(Fault.ENDED, one, run))
         elif server is None or not server.ready:
             repairs.append(Repair(Fault.ORPHAN, one.id, one.attempt, EndReason.ORPHAN))
     held = {one.id for one in open_runs}
@@ -362,11 +362,12 @@ def compare(
     return repairs
 
 
-def _ended(fault: Fault, one: Snapshot, run: Run | None, vanished: tuple[str, str]) -> Repair:
+def _ended(fault: Fault, one: Snapshot, run: Run | None) -> Repair:
     """An end with the reason that whatever ran it tells."""
-    reason, message = vanished if run is None else (run.reason or EndReason.EXITED, run.message if run.over else "")
-    ended_at = run.ended_at if run is not None and run.over else None
-    return Repair(fault, one.id, one.attempt, EndReason(reason), message, ended_at)
+    if run is None:
+        return Repair(fault, one.id, one.attempt, EndReason.EXITED, gone=one if fault == Fault.ENDED else None)
+    reason, message = run.reason or EndReason.EXITED, run.message if run.over else ""
+    return Repair(fault, one.id, one.attempt, EndReason(reason), message, run.ended_at if run.over else None)
 
 
 def _at_it(one: Snapshot, lives: bool, looked_at: datetime, start_grace: timedelta) -> bool:
@@ -388,20 +389,20 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
     known = await servers()
     looked_at = utcnow()
     runs = await site.runs()
-    repairs = await asyncio.to_thread(_compare, runtime, names, known, runs, looked_at, site.vanished)
+    repairs = await asyncio.to_thread(_compare, runtime, names, known, runs, looked_at)
     at_work = asyncio.Semaphore(AT_ONCE)
 
     async def put_right(repair: Repair) -> None:
         async with at_work:
-            await _repair(runtime, repair, site)
+            await _repair(runtime, await _explained(repair, site), site)
 
     ended = await asyncio.gather(*map(put_right, repairs), return_exceptions=True)
     for error in ended:
         if error is not None:
             raise error
-    given_up = await asyncio.to_thread(_forget, runtime, looked_at)
+    given_up = (await asyncio.to_thread(_forget, runtime, looked_at)) - runtime.volumes_gone
     if given_up:
-        await site.remove_volumes(given_up)
+        runtime.volumes_gone |= await site.remove_volumes(given_up)
     await site.tidy(running=[run.allocation_id for run in runs])
     return repairs
 
@@ -419,7 +420,6 @@ def _compare(
     servers: list[Server],
     runs: list[Run],
     looked_at: datetime,
-    vanished: tuple[str, str],
 ) -> list[Repair]:
     settings = runtime.settings
     _follow_users(runtime, looked_at)
@@ -443,8 +443,14 @@ def _compare(
         looked_at=looked_at,
         hub_started=settings.started,
         start_grace=timedelta(seconds=settings.start_grace_seconds),
-        vanished=vanished,
     )
+
+
+async def _explained(repair: Repair, site: Site) -> Repair:
+    if repair.gone is None:
+        return repair
+    reason, message = await site.why_gone(repair.allocation_id, host=repair.gone.host)
+    return replace(repair, reason=EndReason(reason), message=message)
 
 
 async def _repair(runtime: Runtime, repair: Repair, site: Site) -> None:

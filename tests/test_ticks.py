@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from remotegpu_hub import clients, workers
 from remotegpu_hub.clients import processes
-from remotegpu_hub.errors import Unavailable
+from remotegpu_hub.errors import Denied, NotFound, Unavailable
 from remotegpu_hub.observed import Server
 from remotegpu_hub.orm import (
     AllocationState,
@@ -143,6 +143,23 @@ def everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def ready(name: str) -> Server:
     return Server(name, "", ready=True, pending=False)
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable("away"), Denied("no rights"), NotFound("That")], ids=lambda one: one.code
+)
+def test_users_are_followed_whatever_the_site_cannot_tell(box: Box, error: Exception) -> None:
+    box.hub(add=("zoe",))
+    site = workers.box(box.runtime)
+
+    async def no_hosts() -> list[Any]:
+        raise error
+
+    object.__setattr__(site, "hosts", no_hosts)
+    asyncio.run(sync(box.runtime, site))
+    with Session(box.runtime.engine) as session:
+        assert session.scalar(select(User.name)) == "zoe"
+        assert session.scalar(select(Host)) is None, "no host was taken from nowhere"
 
 
 def test_one_look_puts_every_kind_of_wrong_right(box: Box, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:

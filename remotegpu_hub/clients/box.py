@@ -30,8 +30,8 @@ class Box:
     hosts_changed = None
     runs_changed = None
 
-    @property
-    def vanished(self) -> tuple[str, str]:
+    async def why_gone(self, allocation_id: int, *, host: str) -> tuple[str, str]:
+        """A process that is gone ended; nobody tells how."""
         return "exited", ""
 
     async def hosts(self) -> list[Host]:
@@ -58,8 +58,9 @@ class Box:
             other_users=self.other_users,
         )  # fmt: skip
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
-        """Nothing: homes of this machine are its system users' own."""
+    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
+        """Nothing to do: homes of this machine are its system users' own."""
+        return set(volume_ids)
 
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Nothing: people log in to this machine by its own sshd."""

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import ModuleType
 from typing import Any, Final
@@ -19,6 +19,7 @@ from ..observed import Host, Run
 from . import nodes, pods
 from .kubernetes import (
     CONFIG_MAPS,
+    EVENTS,
     INGRESSES,
     NODES,
     PODS,
@@ -50,6 +51,11 @@ KEYS_ANNOTATION: Final = PREFIX + "ssh-keys"
 def labels_of(hub_id: str, allocation_id: int) -> dict[str, str]:
     """What every object of a run wears."""
     return {HUB_LABEL: hub_id, ALLOCATION_LABEL: str(allocation_id)}
+
+
+def name_end(hub_id: str, allocation_id: int) -> str:
+    """With what a run's pod's name ends; no other pod's does."""
+    return f"-{allocation_id}-{hub_id[:8]}"
 
 
 def selector(labels: dict[str, str]) -> str:
@@ -132,6 +138,7 @@ class Cluster:
         self._hub_id, self._namespace, self._pools = hub_id, namespace, pools
         self._grace_seconds = grace_seconds
         self._kubernetes: Kubernetes | None = None
+        self._opening = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.hosts_changed = asyncio.Event()
         """Set when what the hosts have or lack changed."""
@@ -140,12 +147,13 @@ class Cluster:
 
     async def _open(self) -> tuple[Kubernetes, Mirror[Object], Mirror[_Pod]]:
         """Connect and begin to watch, once."""
-        if self._kubernetes is None:
-            kubernetes = await Kubernetes.connect(self._library, kubeconfig=self._kubeconfig)
-            self._nodes: Mirror[Object] = Mirror(kubernetes, NODES, _kept_node, changed=self._node_changed)
-            self._pods: Mirror[_Pod] = Mirror(kubernetes, PODS, _kept_pod, changed=self._pod_changed)
-            self._tasks = [asyncio.ensure_future(self._nodes.follow()), asyncio.ensure_future(self._pods.follow())]
-            self._kubernetes = kubernetes
+        async with self._opening:
+            if self._kubernetes is None:
+                kubernetes = await Kubernetes.connect(self._library, kubeconfig=self._kubeconfig)
+                self._nodes: Mirror[Object] = Mirror(kubernetes, NODES, _kept_node, changed=self._node_changed)
+                self._pods: Mirror[_Pod] = Mirror(kubernetes, PODS, _kept_pod, changed=self._pod_changed)
+                self._tasks = [asyncio.ensure_future(self._nodes.follow()), asyncio.ensure_future(self._pods.follow())]
+                self._kubernetes = kubernetes
         return self._kubernetes, self._nodes, self._pods
 
     def _node_changed(self, _before: Object | None, _after: Object | None) -> None:
@@ -172,9 +180,24 @@ class Cluster:
     pool = None
     """It lists every host of the hub."""
 
-    @property
-    def vanished(self) -> tuple[str, str]:
-        return "pod_deleted", "Its pod was deleted by somebody outside this hub."
+    async def why_gone(self, allocation_id: int, *, host: str) -> tuple[str, str]:
+        """Somebody outside deleted its pod, or the cluster did: Kubernetes before 1.26 says so in events alone, some of
+        which name the pod and not its uid; and a node whose object is deleted takes its pods with it.
+
+        Raises: Unavailable.
+        """
+        kubernetes, *_ = await self._open()
+        end = name_end(self._hub_id, allocation_id)
+        events: list[Object] = []
+        for reason in pods.TAKEN_AWAY:
+            told = await kubernetes.list(EVENTS, self._namespace, fields=f"involvedObject.kind=Pod,reason={reason}")
+            events += [one for one in told.items if one["involvedObject"].get("name", "").endswith(end)]
+        try:
+            node = await kubernetes.get(NODES, host)
+        except NotFound:
+            node = None
+        found = pods.why_gone(sorted(events, key=pods.told_at), node)
+        return found.reason, found.text.format(said=found.said)
 
     async def hosts(self) -> list[Host]:
         """All nodes of the pools. Raises: Unavailable before the first list, so that nothing is taken for gone."""
@@ -201,7 +224,11 @@ class Cluster:
 
     async def _slices(self, kubernetes: Kubernetes) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = defaultdict(list)
-        for one in (await kubernetes.list(RESOURCE_SLICES)).items:
+        try:
+            listing = await kubernetes.list(RESOURCE_SLICES)
+        except NotFound as error:
+            raise Unavailable("A pool with the binding dra needs Kubernetes 1.34 or newer.") from error
+        for one in listing.items:
             found[one["spec"].get("nodeName", "")].append(one)
         return found
 
@@ -213,7 +240,15 @@ class Cluster:
         kubernetes, *_ = await self._open()
         listed = await kubernetes.list(PODS, self._namespace, labels=f"{HUB_LABEL}={self._hub_id},{ALLOCATION_LABEL}")
         ready = {node["metadata"]["name"]: nodes.is_ready(node) for node in (await kubernetes.list(NODES)).items}
-        return [pods.run_of(pod, node_ready=ready.get(pod["spec"].get("nodeName", ""), False)) for pod in listed.items]
+        found = []
+        for pod in listed.items:
+            node = pod["spec"].get("nodeName", "")
+            run = pods.run_of(pod, node_ready=ready.get(node, False))
+            if run.over and run.reason == pods.DELETED.reason:
+                reason, message = await self.why_gone(run.allocation_id, host=node)
+                run = replace(run, reason=reason, message=message)
+            found.append(run)
+        return found
 
     async def stop(self, allocation_id: int) -> bool:
         """End a run. Raises: Unavailable."""
@@ -256,14 +291,18 @@ class Cluster:
     async def tidy(self, *, running: Collection[int]) -> None:
         """Nothing: what a pod printed goes with it."""
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
-        """Remove the claims of volumes that were given up. Raises: Unavailable."""
+    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
+        """Remove the claims of volumes that were given up; of which ones nothing is left. Raises: Unavailable."""
         kubernetes, *_ = await self._open()
         ours = f"{HUB_LABEL}={self._hub_id},{VOLUME_LABEL}"
+        left = set()
         for claim in (await kubernetes.list(VOLUME_CLAIMS, self._namespace, labels=ours)).items:
             metadata = claim["metadata"]
-            if int(metadata["labels"][VOLUME_LABEL]) in volume_ids:
+            volume_id = int(metadata["labels"][VOLUME_LABEL])
+            if volume_id in volume_ids:
+                left.add(volume_id)
                 await kubernetes.delete(VOLUME_CLAIMS, metadata["name"], self._namespace, uid=metadata["uid"])
+        return set(volume_ids) - left
 
 
 def _kept_node(node: Object) -> Object:

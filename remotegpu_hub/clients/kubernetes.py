@@ -168,7 +168,7 @@ class Kubernetes:
                 raise Conflict("{what} {name} exists and is not this hub's.", what=kind.plural, name=name) from error
             except Unavailable as error:
                 log.info("Making %s %s again: %s", kind.plural, name, error)
-                await _pause(turn)
+                await _pause(turn, error.facts.get("after_seconds"))
         return await self.create(kind, body, namespace)
 
     async def patch(self, kind: Kind, name: str, body: Object, namespace: str | None = None) -> Object:
@@ -199,7 +199,8 @@ class Kubernetes:
         self, name: str, namespace: str, *, container: str | None = None, tail: int | None = None,
         since_seconds: int | None = None, follow: bool = False, previous: bool = False,
     ) -> AsyncIterator[str]:  # fmt: skip
-        """Lines that a container wrote. Raises: NotFound, Invalid while it has not begun."""
+        """Lines that a container wrote. Raises: NotFound, Invalid while it has not begun, Unavailable, also when they
+        break off."""
         query = {
             "container": container or "", "tailLines": "" if tail is None else str(tail),
             "sinceSeconds": "" if since_seconds is None else str(since_seconds),
@@ -207,9 +208,12 @@ class Kubernetes:
         }  # fmt: skip
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS) if follow else self._timeout
         response = await self._send("GET", PODS.path(namespace, name, "log"), query=query, limit=timeout)
-        async with response:
-            async for line in response.content:
-                yield line.decode("utf-8", "replace").rstrip("\n")
+        try:
+            async with response:
+                async for line in response.content:
+                    yield line.decode("utf-8", "replace").rstrip("\n")
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise Unavailable("The cluster's log of it broke off.") from error
 
     async def watch(
         self, kind: Kind, version: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
@@ -285,8 +289,11 @@ class Kubernetes:
         response: aiohttp.ClientResponse = getattr(answer, "response", answer)
         if response.status < 300:
             return response
-        async with response:
-            text = await response.text(errors="replace")
+        try:
+            async with response:
+                text = await response.text(errors="replace")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable("The cluster's answer broke off; nothing is known.") from error
         try:
             told = json.loads(text)
         except ValueError:
@@ -309,7 +316,7 @@ def _error(status: int, told: Object, verb: str, what: str, after_seconds: int |
     message = str(told.get("message") or told.get("reason") or status)
     if status == 401:
         return Denied("The cluster does not know this hub: its token or certificate is not accepted.")
-    if status == 403 and "quota" in message:
+    if status == 403 and ("exceeded quota" in message or "failed quota" in message):
         return Conflict("The cluster's own ResourceQuota refuses it: {reason}", reason=message)
     if status == 403:
         return Denied(
@@ -369,7 +376,7 @@ class Mirror(Generic[T]):
                 version = None
             except RemoteGPUError as error:
                 log.warning("%s are not followed for the moment: %s", self._kind.plural, error)
-                await _pause(turn)
+                await _pause(turn, error.facts.get("after_seconds"))
                 turn = min(turn + 1, 8)
                 if turn > 1:
                     version = None

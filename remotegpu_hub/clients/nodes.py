@@ -38,9 +38,10 @@ _SUFFIXES: Final = {
 _QUANTITY: Final = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 _MIG: Final = re.compile(r"nvidia\.com/mig-((\d+)g\.(\d+)gb(?:\..+)?)")
 _ASCEND: Final = re.compile(r"huawei\.com/(Ascend\w+)")
-_AMD_PARTITION: Final = re.compile(r"amd\.com/((spx|dpx|tpx|qpx|cpx)_nps\d)")
+_AMD_PARTITION: Final = re.compile(r"((spx|dpx|tpx|qpx|cpx)_nps\d)")
 _AMD_PARTS: Final = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4, "cpx": 8}
 MIG_SLICES: Final = 7
+DRA_DRIVER: Final = "gpu.nvidia.com"
 _KEPT_LABELS: Final = (
     "topology.kubernetes.io/zone", "topology.kubernetes.io/region", "nvidia.com/cuda.driver-version.full",
     "nvidia.com/mig.strategy", "nvidia.com/gpu.product",
@@ -183,6 +184,7 @@ def _gpus(
         named = _registered(node)
     else:
         named = _sliced(slices)
+    named = list({one[0]: one for one in named}.values())  # told twice, it is one device
     taken = " ".join(json.dumps(pod["metadata"].get("annotations") or {}) for pod in others)
     return [
         Gpu(index, uuid, model, memory, healthy=healthy, foreign=uuid in taken, slots=_slots(model, pool.shares))
@@ -203,11 +205,12 @@ def _counted(node: Object, held: Mapping[str, int]) -> list[Gpu]:
     labels = node["metadata"].get("labels") or {}
     gpus: list[Gpu] = []
     for resource in sorted(capacity.keys() | allocatable.keys()):
-        stock = _stock(resource, labels)
+        healthy = int(quantity(allocatable.get(resource, 0)))
+        pieces = max(healthy, int(quantity(capacity.get(resource, 0))))
+        stock = _stock(resource, labels, pieces)
         if stock is None:
             continue
-        healthy = int(quantity(allocatable.get(resource, 0)))
-        count = max(healthy, int(quantity(capacity.get(resource, 0)))) // stock.replicas
+        count = pieces // stock.replicas
         usable = healthy // stock.replicas
         foreign = -(-held.get(resource, 0) // stock.replicas)
         model = stock.model if stock.replicas == 1 else f"{stock.model}/{stock.replicas}"
@@ -227,36 +230,53 @@ def _counted(node: Object, held: Mapping[str, int]) -> list[Gpu]:
     return gpus
 
 
-def _stock(resource: str, labels: Mapping[str, str]) -> _Stock | None:
-    """What the devices of a resource are; None for one that is no GPU."""
+def _stock(resource: str, labels: Mapping[str, str], pieces: int) -> _Stock | None:
+    """What the devices of a resource are, of which the node has so many pieces; None for one that is no GPU."""
     if resource in ("nvidia.com/gpu", "nvidia.com/gpu.shared"):
-        replicas = int(labels.get("nvidia.com/gpu.replicas", "1") or 1)
-        shared = resource.endswith(".shared") or labels.get("nvidia.com/gpu.sharing-strategy", "none") != "none"
         product = labels.get("nvidia.com/gpu.product", "")
         whole, _, mig = product.removesuffix("-SHARED").partition("-MIG-")
         model, millis = short_model(whole) or "nvidia", 1000
         if mig:  # the strategy `single`: each device is a slice
             model, millis = f"{model}/{mig}", 1000 * int(mig.split("g", 1)[0]) // MIG_SLICES
-        return _Stock(model, _number(labels.get("nvidia.com/gpu.memory")), millis, max(replicas, 1) if shared else 1)
+        replicas = _replicas(resource, labels, "nvidia.com/gpu")
+        return _Stock(model, _number(labels.get("nvidia.com/gpu.memory")), millis, replicas)
     if mig_match := _MIG.fullmatch(resource.removesuffix(".shared")):
         profile, parts, gigabytes = mig_match[1], int(mig_match[2]), int(mig_match[3])
         whole = short_model(labels.get("nvidia.com/gpu.product", "")) or "nvidia"
         memory = _number(labels.get(f"nvidia.com/mig-{profile}.memory")) or gigabytes * 1024
-        replicas = _number(labels.get(f"nvidia.com/mig-{profile}.replicas")) if resource.endswith(".shared") else 1
-        return _Stock(f"{whole}/{profile}", memory, 1000 * parts // MIG_SLICES, max(replicas, 1))
-    if resource == "amd.com/gpu":
-        return _Stock(short_model(labels.get("amd.com/gpu.product-name", "")) or "amd", _vram(labels))
-    if amd := _AMD_PARTITION.fullmatch(resource):
-        whole = short_model(labels.get("amd.com/gpu.product-name", "")) or "amd"
-        parts = _AMD_PARTS[amd[2]]
-        return _Stock(f"{whole}/{amd[1]}", _vram(labels) // parts, 1000 // parts)
+        replicas = _replicas(resource, labels, f"nvidia.com/mig-{profile}")
+        return _Stock(f"{whole}/{profile}", memory, 1000 * parts // MIG_SLICES, replicas)
+    if resource == "amd.com/gpu":  # its plugin's strategy `single`: a label tells how each GPU is split
+        return _amd(labels, _AMD_PARTITION.fullmatch(labels.get("amd.com/compute-memory-partition", "").lower()))
+    if resource.startswith("amd.com/") and (part := _AMD_PARTITION.fullmatch(resource.removeprefix("amd.com/"))):
+        return _amd(labels, part)
     if resource in ("gpu.intel.com/i915", "gpu.intel.com/xe"):
-        return _Stock(short_model(labels.get("gpu.intel.com/product", "")) or "intel", 0)
+        devices = _number(labels.get("gpu.intel.com/device.count"))
+        shares = pieces // devices if devices and pieces % devices == 0 else 1  # the plugin's `-shared-dev-num`
+        return _Stock(short_model(labels.get("gpu.intel.com/product", "")) or "intel", 0, replicas=max(shares, 1))
     if resource == "habana.ai/gaudi":
         return _Stock("Gaudi", 0)
     if ascend := _ASCEND.fullmatch(resource):
         return _Stock(ascend[1], 0)
     return None
+
+
+def _amd(labels: Mapping[str, str], split: re.Match[str] | None) -> _Stock:
+    model = short_model(labels.get("amd.com/gpu.product-name", "")) or "amd"
+    parts = _AMD_PARTS[split[2]] if split else 1
+    if split is None or parts == 1:
+        return _Stock(model, _vram(labels))
+    return _Stock(f"{model}/{split[1]}", _vram(labels) // parts, 1000 // parts)
+
+
+def _replicas(resource: str, labels: Mapping[str, str], prefix: str) -> int:
+    """Shares that NVIDIA's plugin makes of each device. Older ones label no strategy, but a product's name with SHARED;
+    with a name of its own for shares, the product's name stays."""
+    count = _number(labels.get(f"{prefix}.replicas"))
+    strategy = labels.get(f"{prefix}.sharing-strategy")
+    named = resource.endswith(".shared") or labels.get(f"{prefix}.product", "").endswith("-SHARED")
+    shared = named or (count > 1 if strategy is None else strategy != "none")
+    return max(count, 1) if shared else 1
 
 
 def short_model(product: str) -> str:
@@ -308,6 +328,8 @@ def _sliced(slices: Iterable[Object]) -> list[_Named]:
     """Whole GPUs of NVIDIA's DRA driver."""
     rows: list[_Named] = []
     for one in slices:
+        if one["spec"].get("driver") != DRA_DRIVER:
+            continue
         for device in one["spec"].get("devices") or ():
             facts = {name: next(iter(value.values())) for name, value in (device.get("attributes") or {}).items()}
             if facts.get("type") != "gpu" or "uuid" not in facts:

@@ -1,12 +1,12 @@
 """What a pod's status says of a run: whether it runs, since when not, and why, in words that help. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..observed import Run
-from .nodes import ALLOCATION_LABEL
+from .nodes import ALLOCATION_LABEL, is_ready
 
 Object = Mapping[str, Any]
 
@@ -20,8 +20,12 @@ _FOR_GOOD: Final = ("not found", "unauthorized", "denied", "forbidden", "authori
                     "manifest unknown", "couldn't parse", "invalid reference", "failed to authorize",
                     "name unknown")  # fmt: skip
 """In the registry's or runtime's own words: trying again will not help."""
-_REFUSED_BY_HOST: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity", "Terminated", "Shutdown",
-                                     "NodeShutdown"})  # fmt: skip
+_REFUSED_BY_HOST: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity", "NodeShutdown"})
+_SHUT_DOWN: Final = frozenset({"Terminated", "Shutdown"})
+"""What the kubelet says of pods that it ends because its machine goes down; before 1.22 it said `Shutdown` also of
+those that it does not begin any more."""
+TAKEN_AWAY: Final = ("Evicted", "Preempted", "TaintManagerEviction")
+"""Events by which Kubernetes before 1.26 tells why it deleted a pod."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ class Trouble:
     """What the cluster said of it."""
     final: bool = True
     """Waiting will not help."""
+    patient: bool = False
+    """It passes by itself: it is waited for as long as a start may take."""
+
+
+DELETED: Final = Trouble("pod_deleted", "Its pod was deleted by somebody outside this hub.")
+LOST: Final = Trouble("node_lost", "Its host does not answer any more.")
+
+
+def _taken(said: str) -> Trouble:
+    return Trouble("evicted", "The cluster took its place away: {said}", said)
 
 
 def trouble(pod: Object) -> Trouble | None:
@@ -59,19 +73,68 @@ def _of_the_whole(pod: Object, status: Object) -> Trouble | None:
     if reason == "Evicted":
         return Trouble("evicted", "The host ran short and ended it: {said}", said)
     if reason == "NodeLost":
-        return Trouble("node_lost", "Its host does not answer any more.", said)
-    if status.get("phase") == "Failed" and (reason.startswith("OutOf") or reason in _REFUSED_BY_HOST):
+        return LOST
+    if reason == "Preempting":
+        return _taken(said)
+    if reason in _SHUT_DOWN and "not admitting" not in said:
+        return Trouble("evicted", "The host was shut down and ended it: {said}", said or reason)
+    if status.get("phase") == "Failed" and (
+        reason.startswith("OutOf") or reason in _REFUSED_BY_HOST or reason in _SHUT_DOWN
+    ):
         return Trouble("unschedulable", "The host refused it: {said}", said or reason)
     return None
 
 
 def _of_its_deletion(pod: Object, status: Object) -> Trouble | None:
-    if not pod["metadata"].get("deletionTimestamp"):
+    """Kubernetes tells that a pod is to make room before it deletes it, and fails one whose node is gone first."""
+    deleted = bool(pod["metadata"].get("deletionTimestamp"))
+    if not deleted and status.get("phase") != "Failed":
         return None
     for condition in status.get("conditions") or ():
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
-            return Trouble("evicted", "The cluster took its place away: {said}", str(condition.get("message", "")))
-    return Trouble("pod_deleted", "Its pod was deleted by somebody outside this hub.")
+            if condition.get("reason") == "DeletionByPodGC":
+                return LOST
+            return _taken(str(condition.get("message", "")))
+    return DELETED if deleted else None
+
+
+def told_at(event: Object) -> str:
+    """When an event was last told: older and newer sources fill different fields, and some none."""
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+
+def of_events(events: Iterable[Object]) -> Trouble | None:
+    """Why the cluster deleted a pod, by what it said of it, oldest first; None where it did not say."""
+    for event in reversed(list(events)):
+        if event.get("reason") in TAKEN_AWAY:
+            said = str(event.get("message") or "")
+            return None if said.startswith("Cancelling") else _taken(said)
+    return None
+
+
+def of_volumes(events: Iterable[Object]) -> Trouble | None:
+    """Whether a pod waits for a volume that is attached to another host, by what was said of it, oldest first.
+
+    The controller says "used by pod(s)" where somebody runs there, else the other host is letting go of it.
+    """
+    for event in reversed(list(events)):
+        said = str(event.get("message") or "")
+        if event.get("reason") == "SuccessfulAttachVolume":
+            return None
+        if event.get("reason") in ("FailedAttachVolume", "FailedMount") and "Multi-Attach error" in said:
+            if "used by" in said:
+                text = (
+                    "A volume of it is in use on another host, and its storage class lets one host use it at a time. "
+                    "Stop your other environment of this workspace first. {said}"
+                )
+                return Trouble("failed", text, said, final=False)
+            return Trouble("failed", "A volume of it is still leaving another host.", said, final=False, patient=True)
+    return None
+
+
+def why_gone(events: Iterable[Object], node: Object | None) -> Trouble:
+    """Why there is no pod any more, by what was said of it and by the node that it was on, if there still is one."""
+    return of_events(events) or (DELETED if node is not None and is_ready(node) else LOST)
 
 
 def _of_container(one: Object) -> Trouble | None:
@@ -99,7 +162,9 @@ def _of_scheduling(status: Object) -> Trouble | None:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             said = str(condition.get("message", ""))
             if condition.get("reason") == "SchedulingGated":
-                return Trouble("unschedulable", "It waits in the queue of the cluster.", said, final=False)
+                return Trouble(
+                    "unschedulable", "It waits in the queue of the cluster.", said, final=False, patient=True
+                )
             return Trouble("unschedulable", "The cluster finds no place for it: {said}", said, final=False)
     return None
 
@@ -113,7 +178,7 @@ def run_of(pod: Object, *, node_ready: bool) -> Run:
     over = status.get("phase") in ("Failed", "Succeeded") or "terminated" in state
     found = trouble(pod)
     if not node_ready and not over and pod["metadata"].get("deletionTimestamp"):
-        over, found = True, Trouble("node_lost", "Its host does not answer any more.")
+        over, found = True, LOST
     return Run(
         allocation_id=int(pod["metadata"]["labels"][ALLOCATION_LABEL]),
         mark=pod["metadata"]["uid"],

@@ -24,6 +24,7 @@ from ..orm import (
     Environment,
     EnvironmentState,
     GpuSlot,
+    Host,
     User,
     VolumeKind,
 )
@@ -411,6 +412,7 @@ class Snapshot:
     started_at: datetime | None
     seen_at: datetime | None
     ending_at: datetime | None
+    host: str = ""
 
 
 def open_runs(session: Session) -> list[Snapshot]:
@@ -426,7 +428,9 @@ def open_runs(session: Session) -> list[Snapshot]:
             Allocation.started_at,
             Allocation.seen_at,
             Allocation.ending_at,
+            Host.name,
         )
+        .join(Host, Host.id == Allocation.host_id)
         .join(User, User.id == Allocation.user_id)
         .join(Environment, Environment.id == Allocation.environment_id)
         .where(Allocation.state != ENDED)

@@ -13,8 +13,17 @@ from traitlets import Float, Unicode
 
 from .. import words
 from ..clients import cluster, pods
-from ..clients.kubernetes import CLAIM_TEMPLATES, CONFIG_MAPS, INGRESSES, PODS, SERVICES, VOLUME_CLAIMS, Kubernetes
-from ..clients.nodes import HUB_LABEL, quantity
+from ..clients.kubernetes import (
+    CLAIM_TEMPLATES,
+    CONFIG_MAPS,
+    INGRESSES,
+    NODES,
+    PODS,
+    SERVICES,
+    VOLUME_CLAIMS,
+    Kubernetes,
+)
+from ..clients.nodes import HUB_LABEL, is_ready, quantity
 from ..clients.pods import Trouble
 from ..clients.pools import Binding, Pool
 from ..errors import Abandoned, Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
@@ -86,14 +95,13 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         """Node ports are the whole cluster's: those of other people's services too."""
         if not self.runtime.rules.port_ranges:
             return frozenset()
-        services = await self.cluster.list(SERVICES)
-        return frozenset(
-            port["nodePort"]
-            for one in services.items
+        others = [
+            one["spec"]
+            for one in (await self.cluster.list(SERVICES)).items
             if (one["metadata"].get("labels") or {}).get(HUB_LABEL) != self._hub_id
-            for port in one["spec"].get("ports") or ()
-            if port.get("nodePort")
-        )
+        ]
+        ports = {port.get("nodePort") for spec in others for port in spec.get("ports") or ()}
+        return frozenset(filter(None, ports | {spec.get("healthCheckNodePort") for spec in others}))
 
     async def prepare(self, held: Held) -> None:
         image = self.runtime.settings.images.get(held.image, {})
@@ -118,7 +126,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
     async def _ensure_claim(self, volume: HeldVolume, held: Held) -> None:
         """Make the volume's claim, or let it grow. One that its storage class does not let grow stays as it is."""
         shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
-        wanted = builder.claim(volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class)
+        wanted = builder.claim(
+            volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class,
+            home_modes=self.storage_access_modes,
+        )  # fmt: skip
         try:  # it is there but for the first time
             there = await self.cluster.get(VOLUME_CLAIMS, wanted["metadata"]["name"], self.namespace)
         except NotFound:
@@ -180,12 +191,12 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         self._tell_events()
         if pod is None:
             if self._shown:
-                raise StartFailed("pod_deleted", "Its pod was deleted by somebody outside this hub.")
+                self._judge(self._why_deleted())
             return False
         self._shown = True
-        found = pods.trouble(pod)
+        found = pods.trouble(pod) or (None if there else pods.of_volumes(self.events))
         if found is not None:
-            self._judge(found)
+            self._judge(self._why_deleted() if found == pods.DELETED else found)
             return False
         self._trouble = None
         return there and bool(super().is_pod_running(pod))
@@ -196,7 +207,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if self._trouble is None or self._trouble[0] != found.reason:
             self._trouble = found.reason, now
         lasted = now - self._trouble[1] > self.trouble_seconds
-        if found.final or (lasted and found.said and "queue" not in found.text):
+        if found.final or (lasted and found.said and not found.patient):
             reason = "failed" if found.reason == "exited" else found.reason
             raise StartFailed(reason, found.text, said=found.said)
         line = words.translate(self._language(), found.text, said=found.said)
@@ -218,9 +229,9 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if looked_in is not reflector or now - at > EVENTS_SECONDS:
             found = defaultdict(list)
             for event in reflector.resources.values():
-                found[event["involvedObject"]["name"]].append(event)
+                found[event["involvedObject"].get("name", "")].append(event)
             RemoteGPUKubeSpawner._events = now, reflector, found
-        own = sorted(found.get(self.pod_name, ()), key=lambda event: event["lastTimestamp"] or event["eventTime"])
+        own = sorted(found.get(self.pod_name, ()), key=pods.told_at)
         marks = [number for number, event in enumerate(own) if event["metadata"]["uid"] == self._last_event]
         return own[marks[-1] + 1 :] if marks else own
 
@@ -228,7 +239,8 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         """Pass on what Kubernetes says of the pod, in its own words."""
         events = self.events
         for event in events[self._told :]:
-            self._tell(f"{event['reason']}: {event['message']}")
+            said = (event.get("reason") or "", event.get("message") or "")
+            self._tell(": ".join(filter(None, said)))
         self._told = len(events)
 
     async def mark(self) -> str:
@@ -252,6 +264,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         try:
             await self._heal_watches()
             self._note_end(run)
+            await self._note_lost_host(run)
             status: int | None = await super().poll()
         except _AWAY as error:
             if run is None:
@@ -276,19 +289,34 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         pod = reflector.pods.get(f"{self.namespace}/{self.pod_name}")
         if pod is None:
             if run.active:
-                run.reason, run.message = self._why_it_vanished()
+                run.reason, run.message = self._end_of_deleted()
             return
         seen = pods.run_of(pod, node_ready=True)
         if seen.over:
             run.reason = EndReason(seen.reason) if seen.reason else EndReason.EXITED
             run.message, run.ended_at = seen.message, seen.ended_at
+            if run.reason == EndReason.POD_DELETED:
+                run.reason, run.message = self._end_of_deleted()
 
-    def _why_it_vanished(self) -> tuple[EndReason, str]:
+    async def _note_lost_host(self, run: Run | None) -> None:
+        """A node whose object is deleted takes its pods with it. Raises: Unavailable."""
+        if run is None or run.reason != EndReason.POD_DELETED or not run.host:
+            return
+        try:
+            node = await self.cluster.get(NODES, run.host)
+        except NotFound:
+            node = None
+        if node is None or not is_ready(node):
+            run.reason, run.message = EndReason(pods.LOST.reason), pods.LOST.text
+
+    def _end_of_deleted(self) -> tuple[EndReason, str]:
+        found = self._why_deleted()
+        return EndReason(found.reason), found.text.format(said=found.said)
+
+    def _why_deleted(self) -> Trouble:
+        """Kubernetes before 1.26 tells in events alone why it deleted a pod."""
         RemoteGPUKubeSpawner._events = 0.0, None, {}  # the newest counts here
-        for event in reversed(self.events):
-            if event["reason"] in ("Evicted", "Preempted", "TaintManagerEviction"):
-                return EndReason.EVICTED, f"The cluster took its place away: {event['message']}"
-        return EndReason.POD_DELETED, "Its pod was deleted by somebody outside this hub."
+        return pods.of_events(self.events) or pods.DELETED
 
     async def stop(self, now: bool = False) -> None:
         """Remove the pod and wait until it is gone, as the watch tells or, should that be deaf, the cluster itself.

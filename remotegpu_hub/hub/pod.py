@@ -23,17 +23,21 @@ GPU_CLAIM: Final = "gpu"
 OURS: Final = frozenset(
     {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
      "CUDA_DISABLE_CONTROL", "GPU_CORE_UTILIZATION_POLICY", "CUDA_DEVICE_MEMORY_SHARED_CACHE", "LD_PRELOAD",
-     "ROCR_VISIBLE_DEVICES", "ASCEND_VISIBLE_DEVICES", "HABANA_VISIBLE_DEVICES"}
+     "AMD_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ASCEND_VISIBLE_DEVICES", "HABANA_VISIBLE_DEVICES"}
 )  # fmt: skip
 """Env vars by which a pod would get GPUs that nobody gave it, or limits off that HAMi enforces. Never from outside."""
-_HIDDEN: Final = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": ""}
+_HIDDEN: Final = {
+    "NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "", "AMD_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "",
+    "ASCEND_VISIBLE_DEVICES": "", "HABANA_VISIBLE_DEVICES": "",
+}  # fmt: skip
+"""Said to each vendor's runtime, since an image may ask it for all devices by itself."""
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 def name_of(held: Held, hub_id: str) -> str:
     """A pod's name, never used twice: a run that is still going never stands in the way of the next one."""
     who = re.sub(r"[^a-z0-9]+", "-", held.user_name.lower()).strip("-")[:24].strip("-") or "user"
-    return f"rgpu-{who}-{held.allocation_id}-{hub_id[:8]}"
+    return f"rgpu-{who}{cluster.name_end(hub_id, held.allocation_id)}"
 
 
 def claim_template_name(held: Held, hub_id: str) -> str:
@@ -305,10 +309,13 @@ def claim_name(volume: HeldVolume, hub_id: str) -> str:
     return f"rgpu-{volume.kind}-{volume.id}-{hub_id[:8]}"
 
 
-def claim(volume: HeldVolume, *, held: Held, hub_id: str, storage_class: str | None) -> Object:
+def claim(
+    volume: HeldVolume, *, held: Held, hub_id: str, storage_class: str | None,
+    home_modes: Sequence[str] = ("ReadWriteOnce",),
+) -> Object:  # fmt: skip
     """The claim for a volume. It is kept when environments stop."""
     spec: Object = {
-        "accessModes": ["ReadWriteOnce" if volume.kind == "home" else "ReadWriteMany"],
+        "accessModes": list(home_modes) if volume.kind == "home" else ["ReadWriteMany"],
         "resources": {"requests": {"storage": str(volume.size_bytes)}},
     }
     if storage_class:

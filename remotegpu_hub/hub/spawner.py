@@ -33,6 +33,8 @@ from .wiring import overwritten
 
 T = TypeVar("T")
 
+SLACK_SECONDS = 1.0
+"""By this much the hub's clock for a start may run before ours."""
 LATE_THREAD_SECONDS = 10
 """How long the end of a run waits for a database thread of its start; the tombstone covers whatever comes later."""
 
@@ -122,6 +124,7 @@ class Run:
     allocation_id: int = 0
     mark: str = ""
     held: Held | None = None
+    host: str = ""
     active: bool = False
     alive_at: datetime | None = None
     ended_at: datetime | None = None
@@ -210,6 +213,24 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
 
     async def start(self) -> Any:
         """Admit, start, activate. Whatever goes wrong, the hub calls `stop` and the post-stop hook afterwards."""
+        begun = asyncio.get_running_loop().time()
+        try:
+            return await self._start_run()
+        except (asyncio.CancelledError, TimeoutError) as error:
+            lasted = asyncio.get_running_loop().time() - begun
+            self._note_interruption(late=isinstance(error, TimeoutError) or lasted > self.start_timeout - SLACK_SECONDS)
+            raise
+
+    def _note_interruption(self, *, late: bool) -> None:
+        """The hub cancels a start that takes too long, and one whose user wants it no more."""
+        run = self._run
+        if run is None or run.reason is not None:
+            return
+        run.reason = EndReason.TIMEOUT if late else EndReason.USER
+        if late:
+            run.message = words.translate("en", "It did not start in time and was given up.")
+
+    async def _start_run(self) -> Any:
         language = self._language()
         self._messages, self._news = [], asyncio.Event()
         for problem in overwritten(JupyterHub.instance()) if JupyterHub.initialized() else []:
@@ -224,7 +245,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             await self._note_refusal(error)
             raise self._refuse(error, language) from error
         _posted.pop(self.user, None)
-        run.held, run.allocation_id = held, held.allocation_id
+        run.held, run.allocation_id, run.host = held, held.allocation_id, held.host
         self._tell(
             words.translate(language, "Admitted to {workspace}: runs on {host}.", workspace=held.workspace,
                             host=held.host)
@@ -383,8 +404,14 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         await super().stop(now)
 
     def _note_stop(self) -> None:
-        if self._run is not None and self._run.reason is None:
-            self._run.reason = EndReason.USER if self._run.active else EndReason.FAILED
+        run = self._run
+        if run is None or run.reason is not None:
+            return
+        if run.active and self._waiting_for_response:  # the hub itself stops what does not answer
+            run.reason = EndReason.TIMEOUT
+            run.message = words.translate("en", "It began, but did not answer in time and was given up.")
+        else:
+            run.reason = EndReason.USER if run.active else EndReason.FAILED
 
     def run_post_stop_hook(self) -> Any:
         """The hub also calls this while the process lives (a stop or a poll that raised): nothing is given back here
@@ -448,6 +475,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
                 "attempt": self._run.attempt,
                 "allocation_id": self._run.allocation_id,
                 "mark": self._run.mark,
+                "host": self._run.host,
             }
         return state
 
@@ -455,7 +483,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
         super().load_state(state)
         kept = state.get("remotegpu")
         if kept:
-            self._run = Run(kept["attempt"], kept["allocation_id"], kept["mark"], active=True)
+            self._run = Run(
+                kept["attempt"], kept["allocation_id"], kept["mark"], host=kept.get("host", ""), active=True
+            )
 
     async def rename(self, old_name: str, new_name: str) -> None:
         await super().rename(old_name, new_name)

@@ -2,22 +2,26 @@
 answers wrong, late, half or not at all."""
 
 import asyncio
+import datetime
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import kubernetes.aio
 import kubernetes_asyncio
 import pytest
+import yaml
 from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
 
 from remotegpu_hub.clients import kubernetes as ours
 from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, PODS, Kind, Kubernetes, Mirror
 from remotegpu_hub.errors import Conflict, Denied, Invalid, NotFound, Unavailable
-from tests.cluster.faults import Fault, Front
+from tests.cluster.cluster import current
+from tests.cluster.faults import Fault, Front, pem
 
 NAMESPACES = Kind("api/v1", "namespaces", namespaced=False)
 LIBRARIES = [
@@ -98,6 +102,26 @@ async def test_errors_are_ours_and_say_what_to_do(front: Front, kube: Kubernetes
 
 
 @pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('pods "p" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=2', Conflict),
+        ('pods "p" is forbidden: failed quota: all: must specify limits.cpu', Conflict),
+        (
+            'pods is forbidden: User "hub" cannot create resource "pods" in API group "" in the namespace "quota-a"',
+            Denied,
+        ),
+    ],
+    ids=["exceeded", "failed", "a right that is lacking in a namespace of that name"],
+)
+async def test_a_quota_of_the_cluster_is_told_from_a_right_that_is_lacking(
+    front: Front, kube: Kubernetes, said: str, kind: type[Exception]
+) -> None:
+    front.faults.append(Fault(status=403, said=said))
+    with pytest.raises(kind, match="quota"):
+        await kube.create(CONFIG_MAPS, note("a"), "default")
+
+
+@pytest.mark.parametrize(
     "fault",
     [Fault(status=429, headers={"Retry-After": "0"}), Fault(status=500), Fault(status=503), Fault(lost=True)],
     ids=["429", "500", "503", "a lost answer"],
@@ -107,6 +131,42 @@ async def test_a_read_is_tried_again(front: Front, kube: Kubernetes, space: str,
     front.faults.append(fault)
     assert (await kube.get(CONFIG_MAPS, "a", space))["data"] == {"text": "x"}
     assert not front.faults
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the client would have waited each time; here nobody does."""
+    found: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        found.append(seconds)
+
+    monkeypatch.setattr(ours, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    return found
+
+
+async def test_who_is_told_to_wait_waits_as_long_with_reads_with_making_and_with_watches(
+    front: Front, kube: Kubernetes, space: str, waits: list[float]
+) -> None:
+    def busy(**where: str) -> Fault:
+        return Fault(status=429, headers={"Retry-After": "7"}, **where)
+
+    def lasted() -> list[int]:
+        found = [int(seconds) for seconds in waits]
+        waits.clear()
+        return found
+
+    front.faults.append(busy(method="POST"))
+    await kube.ensure(CONFIG_MAPS, note("a"), space, labels={})
+    assert lasted() == [7]
+    front.faults.append(busy(method="GET"))
+    await kube.get(CONFIG_MAPS, "a", space)
+    assert lasted() == [7]
+    front.faults.append(busy(part="watch="))
+    async with Followed(kube, space) as followed:
+        await kube.create(CONFIG_MAPS, note("b"), space)
+        await followed.until({"a": "x", "b": "x"})
+    assert lasted() == [7]
 
 
 async def test_a_read_gives_up_in_the_end(front: Front, kube: Kubernetes, space: str) -> None:
@@ -124,6 +184,69 @@ async def test_nobody_there_and_nobody_answering_are_told(front: Front, library:
     await kube.close()
     with pytest.raises(Unavailable, match="KUBECONFIG"):
         await Kubernetes.connect(library, kubeconfig=str(tmp_path / "missing"))
+
+
+async def test_a_context_is_the_one_that_is_named_else_the_current_one(
+    front: Front, library: ModuleType, tmp_path: Path
+) -> None:
+    given = current(front.kubeconfig)
+    given["clusters"].append({"name": "far", "cluster": {"server": "http://127.0.0.1:9"}})
+    given["contexts"].append({"name": "away", "context": {"cluster": "far", "user": "u"}})
+    given["current-context"] = "away"
+    both = tmp_path / "both"
+    both.write_text(yaml.safe_dump(given))
+    kube = await Kubernetes.connect(library, kubeconfig=str(both), context="c")
+    assert await names(kube, "default") is not None
+    await kube.close()
+    kube = await Kubernetes.connect(library, kubeconfig=str(both))
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await names(kube, "default")
+    await kube.close()
+    with pytest.raises(Unavailable, match="No cluster is configured"):
+        await Kubernetes.connect(library, kubeconfig=str(both), context="nowhere")
+
+
+async def test_inside_a_cluster_the_pods_own_account_is_used_and_its_token_read_again(
+    api_server: str, kube: Kubernetes, space: str, library: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(30):
+        while True:  # until the namespace has its service account
+            try:
+                path = Kind("api/v1", "serviceaccounts").path(space, "default", "token")
+                asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+                token = (await kube._json("POST", path, body=asked))["status"]["token"]
+                break
+            except NotFound:
+                await asyncio.sleep(0.2)
+    cluster = current(api_server)["clusters"][0]["cluster"]
+    files = {"TOKEN": tmp_path / "token", "CERT": tmp_path / "ca.crt"}
+    files["TOKEN"].write_text("old")
+    files["CERT"].write_text(pem(cluster, "certificate-authority"))
+    for name, file in files.items():
+        monkeypatch.setattr(library.config.incluster_config, f"SERVICE_{name}_FILENAME", str(file))
+    server = urlsplit(cluster["server"])
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", server.hostname or "")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+    inside = await Kubernetes.connect(library)
+    try:
+        with pytest.raises(Denied, match="does not know this hub"):
+            await inside.get(CONFIG_MAPS, "a", space)
+        files["TOKEN"].write_text(token)
+        now = datetime.datetime.now() + datetime.timedelta(minutes=5)  # noqa: DTZ005 - as the library does
+        monkeypatch.setattr(library.config.incluster_config, "datetime", _At(now))
+        with pytest.raises(Denied, match=f"system:serviceaccount:{space}:default"):
+            await inside.get(CONFIG_MAPS, "a", space)
+    finally:
+        await inside.close()
+
+
+class _At:
+    """The module datetime, at another time."""
+
+    timedelta = datetime.timedelta
+
+    def __init__(self, now: datetime.datetime) -> None:
+        self.datetime = SimpleNamespace(now=lambda: now)
 
 
 async def test_a_list_of_several_pages_is_whole_and_begins_anew_when_its_rest_is_gone(
@@ -152,7 +275,9 @@ async def test_making_for_certain_makes_exactly_one(front: Front, kube: Kubernet
         await kube.ensure(CONFIG_MAPS, note("a", run="2"), space, labels={"run": "2"})
 
 
-async def test_what_has_not_begun_has_no_logs_and_what_is_not_there_is_not_found(kube: Kubernetes, space: str) -> None:
+async def test_what_has_not_begun_has_no_logs_and_what_is_not_there_is_not_found(
+    front: Front, kube: Kubernetes, space: str
+) -> None:
     body = {"metadata": {"name": "p"}, "spec": {"schedulerName": "nobody", "automountServiceAccountToken": False,
                                                 "containers": [{"name": "c", "image": "localhost/pause:3"}]}}  # fmt: skip
     async with asyncio.timeout(30):
@@ -163,9 +288,22 @@ async def test_what_has_not_begun_has_no_logs_and_what_is_not_there_is_not_found
             except Denied:
                 await asyncio.sleep(0.2)
     assert [line async for line in kube.logs("p", space, tail=5, since_seconds=60)] == []
+    assert any("/log?tailLines=5&sinceSeconds=60" in one for one in front.asked)
     with pytest.raises(NotFound):
         _ = [line async for line in kube.logs("none", space, follow=True)]
     assert await kube.delete(PODS, "p", space, grace=0) is True
+
+
+@pytest.mark.parametrize(("status", "lines"), [(200, ["the first line"]), (404, [])], ids=["a log", "a refusal"])
+async def test_a_log_that_breaks_off_is_told_as_ours(
+    front: Front, kube: Kubernetes, status: int, lines: list[str]
+) -> None:
+    front.faults.append(Fault(broken=True, as_status=status))
+    seen = []
+    with pytest.raises(Unavailable, match="broke off"):
+        async for line in kube.logs("p", "default"):
+            seen.append(line)
+    assert seen == lines
 
 
 class Followed:

@@ -1,6 +1,7 @@
 """Nodes as their vendors label them, and what is left when others' pods are subtracted."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -85,6 +86,46 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
             counted("nvidia.com/gpu.shared", f"{A100}/2", 2, millis=500, slots=2, of=A100), id="MPS, renamed",
         ),
         pytest.param(
+            {"nvidia.com/gpu": "8"},
+            {**NVIDIA, "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-SHARED", "nvidia.com/gpu.replicas": "4"},
+            counted("nvidia.com/gpu", f"{A100}/4", 2, millis=250, slots=4, of=A100), id="shared, without its strategy",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "4"}, {**NVIDIA, "nvidia.com/gpu.replicas": "2"},
+            counted("nvidia.com/gpu", f"{A100}/2", 2, millis=500, slots=2, of=A100), id="shared, by its replicas alone",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "2"},
+            {**NVIDIA, "nvidia.com/gpu.replicas": "1", "nvidia.com/gpu.sharing-strategy": "none"},
+            counted("nvidia.com/gpu", A100, 2), id="whole, and labelled so",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "2", "nvidia.com/gpu.shared": "0"},
+            {**NVIDIA, "nvidia.com/gpu.replicas": "2", "nvidia.com/gpu.sharing-strategy": "none"},
+            counted("nvidia.com/gpu", A100, 2), id="a strategy of none counts more than replicas",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": "8"},
+            {**NVIDIA, "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-SHARED", "nvidia.com/gpu.replicas": "4",
+             "nvidia.com/gpu.sharing-strategy": "mps"},
+            counted("nvidia.com/gpu", f"{A100}/4", 2, millis=250, slots=4, of=A100), id="MPS",
+        ),
+        pytest.param(
+            {"nvidia.com/mig-1g.10gb": "14"},
+            {**NVIDIA, "nvidia.com/mig-1g.10gb.memory": "9856", "nvidia.com/mig-1g.10gb.replicas": "2",
+             "nvidia.com/mig-1g.10gb.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb-SHARED"},
+            counted("nvidia.com/mig-1g.10gb", f"{A100}/1g.10gb/2", 7, memory=9856, millis=71, slots=2,
+                    of=f"{A100}/1g.10gb"), id="MIG, time-sliced",
+        ),
+        pytest.param(
+            {"nvidia.com/mig-1g.10gb.shared": "6", "nvidia.com/mig-3g.40gb": "1"},
+            {**NVIDIA, "nvidia.com/mig-1g.10gb.replicas": "3"},
+            (*counted("nvidia.com/mig-1g.10gb.shared", f"{A100}/1g.10gb/3", 2, memory=10240, millis=47, slots=3,
+                      of=f"{A100}/1g.10gb"),
+             replace(counted("nvidia.com/mig-3g.40gb", f"{A100}/3g.40gb", 1, memory=40960, millis=428)[0], index=2)),
+            id="MIG, one profile time-sliced and renamed",
+        ),
+        pytest.param(
             {"nvidia.com/gpu": "7"}, {**NVIDIA, "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb",
                                       "nvidia.com/gpu.memory": "9856"},
             counted("nvidia.com/gpu", f"{A100}/1g.10gb", 7, memory=9856, millis=142), id="MIG, single",
@@ -101,11 +142,40 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
             {"amd.com/cpx_nps4": "8"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"},
             counted("amd.com/cpx_nps4", "MI300X-OAM/cpx_nps4", 8, memory=24576, millis=125), id="AMD, partitioned",
         ),
+        pytest.param(
+            {"amd.com/gpu": "16"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G",
+                                    "amd.com/compute-memory-partition": "cpx_nps4"},
+            counted("amd.com/gpu", "MI300X-OAM/cpx_nps4", 16, memory=24576, millis=125), id="AMD, split by its label",
+        ),
+        pytest.param(
+            {"amd.com/gpu": "2"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G",
+                                   "amd.com/compute-memory-partition": "spx_nps1"},
+            counted("amd.com/gpu", "MI300X-OAM", 2, memory=196608), id="AMD, whole by its label",
+        ),
+        pytest.param(
+            {"amd.com/spx_nps1": "2"}, {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"},
+            counted("amd.com/spx_nps1", "MI300X-OAM", 2, memory=196608), id="AMD, whole by its resource",
+        ),
+        pytest.param(
+            {"gpu.intel.com/i915": "6", "gpu.intel.com/monitoring": "1"},
+            {"gpu.intel.com/product": "Flex_170", "gpu.intel.com/device.count": "2"},
+            counted("gpu.intel.com/i915", "Flex-170/3", 2, memory=0, millis=333, slots=3, of="Flex-170"),
+            id="Intel, shared",
+        ),
+        pytest.param(
+            {"gpu.intel.com/xe": "1"}, {"gpu.intel.com/product": "Max_1550", "gpu.intel.com/device.count": "2"},
+            counted("gpu.intel.com/xe", "Max-1550", 1, memory=0), id="Intel, of two kinds of driver",
+        ),
         pytest.param({"gpu.intel.com/xe": "1"}, {"gpu.intel.com/product": "Max_1550"},
                      counted("gpu.intel.com/xe", "Max-1550", 1, memory=0), id="Intel"),
         pytest.param({"habana.ai/gaudi": "1"}, {}, counted("habana.ai/gaudi", "Gaudi", 1, memory=0), id="Gaudi"),
         pytest.param({"huawei.com/Ascend910": "1"}, {}, counted("huawei.com/Ascend910", "Ascend910", 1, memory=0),
                      id="Ascend"),
+        pytest.param({"huawei.com/Ascend310P": "1"}, {}, counted("huawei.com/Ascend310P", "Ascend310P", 1, memory=0),
+                     id="Ascend, for inference"),
+        pytest.param({"huawei.com/Ascend910B3": "1", "huawei.com/Ascend910B3-memory": "65536",
+                      "huawei.com/Ascend910B3-core": "100"}, {},
+                     counted("huawei.com/Ascend910B3", "Ascend910B3", 1, memory=0), id="Ascend, and what HAMi counts of it"),
     ],
 )  # fmt: skip
 def test_gpus_are_counted_as_their_vendors_label_them(
@@ -200,9 +270,16 @@ def device(uuid: str, **more: Any) -> dict[str, Any]:
         ),
         pytest.param(
             Pool("d", Binding.DRA), {},
-            [{"spec": {"devices": [device("GPU-1"), device("GPU-2", taints=[{"key": "x", "effect": "NoSchedule"}]),
-                                   {"name": "mig", "attributes": {"type": {"string": "mig"}}}]}}],
-            id="DRA",
+            [{"spec": {"driver": "gpu.nvidia.com", "devices": [device("GPU-1"), device("GPU-2", taints=[{"key": "x", "effect": "NoSchedule"}]),
+                                   {"name": "mig", "attributes": {"type": {"string": "mig"}}}]}},
+             {"spec": {"driver": "gpu.example.org", "devices": [device("GPU-3")]}}],
+            id="DRA, and another driver's devices",
+        ),
+        pytest.param(
+            Pool("h", Binding.HAMI),
+            {"hami.io/node-nvidia-register": ("GPU-1,10,81920,100,NVIDIA-A100-SXM4-80GB,0,true:"
+                                              "GPU-2,10,81920,100,NVIDIA-A100-SXM4-80GB,1,false:") * 2},
+            [], id="each told twice",
         ),
     ],
 )  # fmt: skip

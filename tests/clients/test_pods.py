@@ -47,6 +47,7 @@ def scheduled(reason: str, message: str) -> list[dict[str, Any]]:
     return [{"type": "PodScheduled", "status": "False", "reason": reason, "message": message}]
 
 
+TAKEN = "The cluster took its place away: {said}"
 PULL = "The image {said} cannot be pulled."
 CASES = [
     pytest.param(pod(state=RUNS), None, id="it runs"),
@@ -82,6 +83,25 @@ CASES = [
                  Trouble("unschedulable", "The host refused it: {said}", "Node didn't have enough"), id="no cpu there"),
     pytest.param(pod("Failed", reason="UnexpectedAdmissionError"),
                  Trouble("unschedulable", "The host refused it: {said}", "UnexpectedAdmissionError"), id="no device there"),
+    pytest.param(pod("Failed", reason="NodeShutdown", message="Pod was rejected as the node is shutting down."),
+                 Trouble("unschedulable", "The host refused it: {said}", "Pod was rejected as the node is shutting down."),
+                 id="its host goes down and takes nothing new"),
+    pytest.param(pod("Failed", reason="Shutdown", message="Node is in progress of shutting down, not admitting any new pods"),
+                 Trouble("unschedulable", "The host refused it: {said}",
+                         "Node is in progress of shutting down, not admitting any new pods"),
+                 id="its host goes down and takes nothing new, before 1.22"),
+    pytest.param(pod("Failed", reason="Shutdown", message="Node is shutting, evicting pods", state=ended(143)),
+                 Trouble("evicted", "The host was shut down and ended it: {said}", "Node is shutting, evicting pods"),
+                 id="its host was shut down, before 1.22"),
+    pytest.param(pod("Failed", reason="Terminated", message="imminent node shutdown", state=ended(143)),
+                 Trouble("evicted", "The host was shut down and ended it: {said}", "imminent node shutdown"),
+                 id="its host was shut down"),
+    pytest.param(pod("Failed", reason="Preempting", message="Preempted in order to admit critical pod"),
+                 Trouble("evicted", TAKEN, "Preempted in order to admit critical pod"), id="preempted by its host"),
+    pytest.param(
+        pod("Failed", state=RUNS, conditions=[
+            {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "no longer exists"}]),
+        Trouble("node_lost", "Its host does not answer any more."), id="its node's object is gone, not deleted yet"),
     pytest.param(pod(state=RUNS, deleted=True),
                  Trouble("pod_deleted", "Its pod was deleted by somebody outside this hub."), id="deleted by hand"),
     pytest.param(pod("Failed", state=ended(137), deleted=True),
@@ -89,11 +109,11 @@ CASES = [
     pytest.param(
         pod(state=RUNS, deleted=True, conditions=[
             {"type": "DisruptionTarget", "status": "True", "message": "preempted by default/b"}]),
-        Trouble("evicted", "The cluster took its place away: {said}", "preempted by default/b"), id="preempted"),
+        Trouble("evicted", TAKEN, "preempted by default/b"), id="preempted"),
     pytest.param(pod("Pending", conditions=scheduled("Unschedulable", "0/3 nodes")),
                  Trouble("unschedulable", "The cluster finds no place for it: {said}", "0/3 nodes", False), id="no place"),
     pytest.param(pod("Pending", conditions=scheduled("SchedulingGated", "waits for kueue")),
-                 Trouble("unschedulable", "It waits in the queue of the cluster.", "waits for kueue", False),
+                 Trouble("unschedulable", "It waits in the queue of the cluster.", "waits for kueue", False, True),
                  id="in a queue"),
 ]  # fmt: skip
 
@@ -103,6 +123,46 @@ def test_what_is_wrong_with_a_pod_is_told_with_its_reason(seen: dict[str, Any], 
     assert pods.trouble(seen) == found
     if found is not None:
         assert EndReason(found.reason)
+
+
+@pytest.mark.parametrize(
+    ("events", "found"),
+    [
+        pytest.param([("Preempted", "Preempted by a/b on node n1"), ("Killing", "Stopping container")],
+                     Trouble("evicted", TAKEN, "Preempted by a/b on node n1"), id="preempted"),
+        pytest.param([("TaintManagerEviction", "Marking for deletion Pod a/b")],
+                     Trouble("evicted", TAKEN, "Marking for deletion Pod a/b"), id="its node was tainted"),
+        pytest.param([("TaintManagerEviction", "Marking for deletion Pod a/b"),
+                      ("TaintManagerEviction", "Cancelling deletion of Pod a/b"), ("Killing", "Stopping container")], None,
+                     id="the taint was taken back"),
+        pytest.param([("Killing", "Stopping container"), ("Killing", None)], None, id="somebody deleted it"),
+    ],
+)  # fmt: skip
+def test_before_1_26_the_cluster_tells_by_events_what_it_took_away(
+    events: list[tuple[str, str]], found: Trouble | None
+) -> None:
+    assert pods.of_events([{"reason": reason, "message": said} for reason, said in events]) == found
+
+
+IN_USE = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) rgpu-alice-40-01234567'
+LEAVING = 'Multi-Attach error for volume "pvc-1" Volume is already exclusively attached to one node'
+
+
+@pytest.mark.parametrize(
+    ("events", "final", "patient"),
+    [
+        pytest.param([("Scheduled", "x"), ("FailedAttachVolume", IN_USE)], False, False, id="another run has it"),
+        pytest.param([("FailedMount", IN_USE), ("FailedMount", "timed out")], False, False, id="told by the kubelet"),
+        pytest.param([("FailedAttachVolume", LEAVING)], False, True, id="its last host lets it go"),
+        pytest.param([("FailedAttachVolume", IN_USE), ("SuccessfulAttachVolume", "x")], None, None, id="it came"),
+        pytest.param([("FailedMount", "no such share")], None, None, id="told as the kubelet says it"),
+    ],
+)  # fmt: skip
+def test_a_volume_that_another_host_has_is_told_and_given_up_where_waiting_does_not_help(
+    events: list[tuple[str, str]], final: bool | None, patient: bool | None
+) -> None:
+    found = pods.of_volumes([{"reason": reason, "message": said} for reason, said in events])
+    assert (found and found.final, found and found.patient) == (final, patient)
 
 
 END = datetime(2026, 11, 25, 5, 30, 7, tzinfo=UTC)

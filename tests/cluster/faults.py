@@ -27,6 +27,12 @@ class Fault:
     """Pass it on, and cut the connection before the answer."""
     mute: bool = False
     """Pass on what is there, then say nothing more and keep the connection."""
+    broken: bool = False
+    """Begin to answer, then cut the connection."""
+    as_status: int = 0
+    """Of the answer that is begun."""
+    said: str = ""
+    """The message of the answer."""
     gone: bool = False
     """Of a watch: one event that says 410."""
     method: str = ""
@@ -34,7 +40,7 @@ class Fault:
     """In the path or the query."""
 
 
-def _pem(given: dict[str, str], name: str) -> str:
+def pem(given: dict[str, str], name: str) -> str:
     """What a kubeconfig names by a file, or holds itself."""
     if f"{name}-data" in given:
         return base64.b64decode(given[f"{name}-data"]).decode()
@@ -48,13 +54,13 @@ class Front:
         given = current(kubeconfig)
         cluster, user = given["clusters"][0]["cluster"], given["users"][0]["user"]
         self._server = cluster["server"]
-        self._ssl = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority"))
+        self._ssl = ssl.create_default_context(cadata=pem(cluster, "certificate-authority"))
         self._headers: dict[str, str] = {}
         if "token" in user:
             self._headers["Authorization"] = f"Bearer {user['token']}"
         else:
             both = folder / "front.pem"
-            both.write_text(_pem(user, "client-certificate") + _pem(user, "client-key"))
+            both.write_text(pem(user, "client-certificate") + pem(user, "client-key"))
             self._ssl.load_cert_chain(both)
         self._folder = folder
         self.faults: deque[Fault] = deque()
@@ -98,7 +104,7 @@ class Front:
         fault = self._fault(request)
         if fault.status:
             return web.json_response(
-                {"message": f"a test says {fault.status}"}, status=fault.status, headers=fault.headers
+                {"message": fault.said or f"a test says {fault.status}"}, status=fault.status, headers=fault.headers
             )
         body = await request.read()
         headers = {key: value for key, value in request.headers.items() if key in ("Content-Type", "Accept")}
@@ -111,8 +117,14 @@ class Front:
                 assert request.transport
                 request.transport.close()
                 return web.Response()
-            response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+            status = fault.as_status or answer.status
+            response = web.StreamResponse(status=status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
+            if fault.broken:
+                await response.write(b"the first line\n")
+                assert request.transport
+                request.transport.close()
+                return response
             if fault.gone:
                 await response.write(b'{"type": "ERROR", "object": {"code": 410, "message": "too old"}}\n')
                 return response

@@ -1,7 +1,7 @@
 """Nodes that exist only as objects of a real cluster, and a process that plays their kubelets.
 
 It says that pods run, at the address of one server that answers for all of them, takes them off the list when they are
-to go, and renews leases.
+to go, and renews leases. A `mute` server's pod is never begun.
 """
 
 import asyncio
@@ -79,6 +79,7 @@ class _Pod:
     leaving: bool
     container: str
     image: str
+    waits: bool
 
 
 class Kubelets:
@@ -103,12 +104,12 @@ class Kubelets:
         metadata, container = pod["metadata"], pod["spec"]["containers"][0]
         return _Pod(
             metadata["namespace"], metadata["name"], metadata["uid"], pod["status"]["phase"],
-            "deletionTimestamp" in metadata, container["name"], container["image"],
+            "deletionTimestamp" in metadata, container["name"], container["image"], "mute" in container.get("args", ()),
         )  # fmt: skip
 
     def _changed(self, _before: _Pod | None, after: _Pod | None) -> None:
         for pod in [after] if after is not None else list(self._mirror.objects.values()) if _before is None else []:
-            if pod.leaving or pod.phase == "Pending":
+            if pod.leaving or (pod.phase == "Pending" and not pod.waits):
                 self._todo.put_nowait(pod)
 
     async def _work(self) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
+from remotegpu_hub import workers
 from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, INGRESSES, NODES, PODS, SERVICES, VOLUME_CLAIMS
 from remotegpu_hub.clients.nodes import HUB_LABEL, VOLUME_LABEL, is_ready
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import keys, users, volumes
 from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState, SshKey
+from remotegpu_hub.runtime import utcnow
 from tests.cluster.cluster import NODE, LocalCluster
 from tests.kube_hubs import A100, KubeHub
 from tests.worlds import ADMIN
@@ -148,6 +151,49 @@ def test_a_pod_that_somebody_deletes_ends_its_run_with_that_reason(hub: KubeHub)
     reason, state, message = end_of(hub, "alice")
     assert (reason, state) == (EndReason.POD_DELETED, EnvironmentState.ERROR)
     assert "outside this hub" in message
+
+
+def test_what_a_taint_drives_off_its_node_ends_as_evicted(hub: KubeHub):
+    hub.start_server("alice")
+    taints = [{"key": "tests", "value": "x", "effect": "NoExecute"}]
+    hub.kube(lambda kube: kube.patch(NODES, NODE, {"spec": {"taints": taints}}))
+    try:
+        hub.until_free("alice")
+    finally:
+        hub.kube(lambda kube: kube.patch(NODES, NODE, {"spec": {"taints": None}}))
+    reason, state, message = end_of(hub, "alice")
+    assert (reason, state) == (EndReason.EVICTED, EnvironmentState.ERROR)
+    assert "took its place away" in message
+
+
+@contextmanager
+def nobody_looks_at_hosts(hub: KubeHub) -> Iterator[None]:
+    """What a node can take is known as it was before."""
+    lease = {"name": "sync", "holder": "a test"}
+
+    def taken() -> bool:
+        now = utcnow()
+        return workers.take_lease(hub.engine, **lease, seconds=120, not_since=now, now=now)
+
+    hub.until(taken, "nobody is at it")
+    try:
+        yield
+    finally:
+        workers.end_lease(hub.engine, **lease, now=utcnow())
+
+
+def test_what_its_host_takes_no_more_when_the_scheduler_looks_is_told_and_given_up(hub: KubeHub):
+    with nobody_looks_at_hosts(hub):
+        hub.kube(lambda kube: kube.patch(NODES, NODE, {"spec": {"unschedulable": True}}))
+        try:
+            refusal(hub, "alice", "plain", gpus=1, gpu_model=A100)
+        finally:
+            hub.kube(lambda kube: kube.patch(NODES, NODE, {"spec": {"unschedulable": None}}))
+    reason, state, message = end_of(hub, "alice")
+    assert (reason, state) == (EndReason.UNSCHEDULABLE, EnvironmentState.ERROR)
+    assert "no place for it" in message
+    assert "unschedulable" in message, "in the scheduler's own words"
+    assert hub.run_of("alice").started_at is None, "nothing is billed"
 
 
 def test_a_port_is_reached_from_outside_and_is_given_back(hub: KubeHub):

@@ -1,17 +1,24 @@
 """A hub on any API server, the tester's own too (KUBECONFIG): nodes are objects and their kubelets are played, so that
 this runs on every version of Kubernetes that somebody can name. Else on the one of `test_cluster`."""
 
+import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, NODES, PODS, SERVICES, VOLUME_CLAIMS
-from remotegpu_hub.orm import EndReason, EnvironmentState
+from remotegpu_hub import workers
+from remotegpu_hub.clients.hub import HubClient
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICES, VOLUME_CLAIMS, Kind, Kubernetes
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import users, volumes
+from remotegpu_hub.orm import EndReason, EnvironmentState, Volume
 from tests.cluster.cluster import LocalCluster
-from tests.cluster.played import MARK, MODEL, name_of, played_nodes
+from tests.cluster.played import MARK, MODEL, add, name_of, played_nodes
 from tests.kube_hubs import KubeHub
+from tests.worlds import ADMIN
 
 ADDRESS = "127.0.0.9"
 COUNT = 3
@@ -75,6 +82,88 @@ def test_what_its_node_evicts_ends_with_that_reason_and_the_nodes_own_words(hub:
     run = hub.run_of("alice")
     assert (run.end_reason, run.environment.state) == (EndReason.EVICTED, EnvironmentState.ERROR)
     assert "low on memory" in run.environment.message
+
+
+def test_what_was_on_a_node_that_is_gone_from_the_cluster_ends_as_lost_with_it(hub: KubeHub):
+    pod = start(hub, "alice")
+    node, name = pod["spec"]["nodeName"], pod["metadata"]["name"]
+    hub.kube(lambda kube: kube.delete(NODES, node))
+    try:  # the cluster's collector of orphaned pods does the same a minute later
+        hub.kube(lambda kube: kube.delete(PODS, name, hub.namespace, grace=0))
+        hub.until_free("alice")
+    finally:
+        hub.kube(lambda kube: add(kube, int(node.removeprefix(f"{MARK}-"))))
+    run = hub.run_of("alice")
+    assert (run.end_reason, run.environment.state) == (EndReason.NODE_LOST, EnvironmentState.ERROR)
+    assert "host" in run.environment.message
+    hub.until(lambda: hub.free(MODEL) == 8 * COUNT, "the node is back")
+
+
+def test_a_node_port_by_which_somebodys_load_balancer_is_watched_is_not_given_out(hub: KubeHub):
+    taken = 31000  # the first of the range
+    spec = {
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": taken, "selector": {"a": "b"},
+        "ports": [{"port": 80, "nodePort": 32000}],
+    }  # fmt: skip
+    body = {"metadata": {"name": "theirs"}, "spec": spec}
+    hub.kube(lambda kube: kube.create(SERVICES, body, hub.namespace))
+    try:
+        start(hub, "alice", ports=["tensorboard"])
+        assert [port.external_port for port in hub.run_of("alice").ports] == [taken + 1]
+    finally:
+        hub.kube(lambda kube: kube.delete(SERVICES, "theirs", hub.namespace))
+
+
+def test_the_claims_of_given_up_volumes_are_looked_for_until_they_are_gone(
+    hub: KubeHub, monkeypatch: pytest.MonkeyPatch
+):
+    start(hub, "bob")
+    hub.stop_server("bob")
+    with begin(hub.engine) as session:
+        home = users.current(session, name="bob").id
+        volume = next(one for one in session.query(Volume).filter_by(user_id=home) if one.deleted_at is None)
+        volumes.delete(session, volume_id=volume.id, actor=ADMIN, now=hub.world.now)
+    asked: list[Kind] = []
+    list_all = Kubernetes.list
+
+    async def counted(kube: Kubernetes, kind: Kind, *given: Any, **named: Any) -> Any:
+        asked.append(kind)
+        return await list_all(kube, kind, *given, **named)
+
+    async def reconcile_until_it_is_gone(site: workers.Site) -> None:
+        runtime = hub.runtime
+        async with asyncio.timeout(60), HubClient(hub.api_url, hub.token) as client:
+            while volume.id not in runtime.volumes_gone:
+                await workers.reconcile(runtime, client.servers, site)
+                assert VOLUME_CLAIMS in asked, "it was looked for"
+            asked.clear()
+            await workers.reconcile(runtime, client.servers, site)
+
+    monkeypatch.setattr(Kubernetes, "list", counted)
+    hub.with_site(reconcile_until_it_is_gone)
+    assert PODS in asked
+    assert VOLUME_CLAIMS not in asked, "not again for ever"
+
+
+def say(hub: KubeHub, pod: dict[str, Any], **said: Any) -> None:
+    """Let the cluster say something of a pod."""
+    about = {"kind": "Pod", "namespace": hub.namespace, "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+    event = {"metadata": {"generateName": "played-", "namespace": hub.namespace}, "involvedObject": about, **said}
+    hub.kube(lambda kube: kube.create(EVENTS, event, hub.namespace))
+
+
+def test_a_home_that_another_host_has_is_told_and_given_up_long_before_the_time_out(hub: KubeHub):
+    hub.ask("alice", {"workspace": "lab", "image": hub.image("mute"), "ports": [], **ONE_GPU})
+    hub.until(lambda: any(pod["spec"].get("nodeName") for pod in hub.pods()), "its pod has a node")
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    used = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) rgpu-alice-1-x'
+    say(hub, hub.pod_of("alice"), reason="Odd")  # all else of an event may be missing
+    say(hub, hub.pod_of("alice"), reason="FailedAttachVolume", message=used, lastTimestamp=at)
+    hub.until_free("alice", seconds=30)
+    run = hub.run_of("alice")
+    assert (run.end_reason, run.environment.state) == (EndReason.FAILED, EnvironmentState.ERROR)
+    assert "Stop your other environment" in run.environment.message
+    assert "rgpu-alice-1-x" in run.environment.message
 
 
 def test_a_node_that_loses_gpus_is_shown_with_what_it_has_and_what_runs_stays(hub: KubeHub):

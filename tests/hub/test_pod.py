@@ -29,7 +29,8 @@ HELD = Held(
 NVIDIA = (HeldGpu("nvidia.com/gpu#0", 81920, 1000), HeldGpu("nvidia.com/gpu#3", 81920, 1000))
 NAMED = (HeldGpu("GPU-1", 81920, 1000), HeldGpu("GPU-2", 81920, 1000))
 SHARED = (HeldGpu("GPU-1", 81920, 250),)
-HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+HIDDEN = {"AMD_VISIBLE_DEVICES": "", "ASCEND_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "",
+          "HABANA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void", "ROCR_VISIBLE_DEVICES": ""}  # fmt: skip
 OPERATORS = {
     "node_affinity_required": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
                                {"matchExpressions": [{"key": "fast", "operator": "Exists"}]}],
@@ -337,6 +338,12 @@ def test_a_volume_is_a_claim_that_nothing_owns(kind: str) -> None:
         "accessModes": ["ReadWriteOnce" if kind == "home" else "ReadWriteMany"], "storageClassName": "fast",
         "resources": {"requests": {"storage": str(2**30)}},
     }  # fmt: skip
+
+
+def test_a_home_can_be_for_many_hosts() -> None:
+    home = HeldVolume("home", 9, 2**33)
+    claim = builder.claim(home, held=HELD, hub_id=HUB, storage_class="nfs", home_modes=["ReadWriteMany"])
+    assert (claim["spec"]["accessModes"], claim["spec"]["storageClassName"]) == (["ReadWriteMany"], "nfs")
 
 
 def test_a_claim_by_dra_names_the_devices() -> None:

@@ -162,6 +162,12 @@ def assert_all_start(hub: GpuHub) -> None:
         hub.stop_server(user)
 
 
+def ends(hub: GpuHub) -> set[tuple[EndReason | None, bool]]:
+    """Why the newest runs ended, and whether the environment says more of it."""
+    newest = [hub.all_runs(user)[-1:] for user in VICTIMS]
+    return {(run.end_reason, "in time" in run.environment.message) for runs in newest for run in runs}
+
+
 def test_a_start_that_times_out_at_any_step_holds_nothing(hub: GpuHub) -> None:
     with standing(hub):
         assert hub.used()[0] == len(STEPS) - 1, "all but the one before its admission hold something"
@@ -169,6 +175,7 @@ def test_a_start_that_times_out_at_any_step_holds_nothing(hub: GpuHub) -> None:
             lambda: not [user for user in VICTIMS if hub.model(user).get("pending") == "spawn"], "all were given up"
         )
     assert_all_free(hub)
+    assert ends(hub) == {(EndReason.TIMEOUT, True)}, "with a reason and a sentence"
     assert_all_start(hub)
 
 
@@ -178,6 +185,9 @@ def test_a_start_that_is_deleted_at_any_step_holds_nothing(hub: GpuHub) -> None:
         assert {answer.status_code for answer in answers} <= {202, 204}, [answer.text for answer in answers]
         time.sleep(4)  # longer than the end of a run waits for a late thread of its start
     assert_all_free(hub)
+    found = ends(hub)
+    assert (EndReason.USER, False) in found, "its user took it back"
+    assert found <= {(EndReason.USER, False), (EndReason.TIMEOUT, True)}, "or it took too long until all stood"
     assert_all_start(hub)
 
 

@@ -1,0 +1,53 @@
+"""The cluster as a place where runs live, on a real API server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import kubernetes.aio
+import pytest
+from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
+
+from remotegpu_hub.clients.cluster import Cluster
+from remotegpu_hub.clients.kubernetes import RESOURCE_SLICES, Kubernetes
+from remotegpu_hub.clients.pools import Binding, Pool
+from remotegpu_hub.errors import NotFound, Unavailable
+
+POOLS = (Pool("all"),)
+
+
+@pytest.fixture
+async def cluster(api_server: str) -> AsyncIterator[Cluster]:
+    made = Cluster(kubernetes.aio, hub_id="0123456789ab", namespace="default", pools=POOLS, kubeconfig=api_server)
+    yield made
+    await made.close()
+
+
+async def test_a_pool_by_dra_on_an_older_cluster_is_told_what_it_needs(api_server: str, cluster: Cluster) -> None:
+    kube = await Kubernetes.connect(kubernetes.aio, kubeconfig=api_server)
+    try:
+        await kube.list(RESOURCE_SLICES)
+        pytest.skip("THE CLUSTER IS NEW ENOUGH, so nothing is shown about an older one")
+    except NotFound:
+        pass
+    finally:
+        await kube.close()
+    cluster._pools = [Pool("claims", Binding.DRA)]
+    with pytest.raises(Unavailable, match=r"1\.34"):
+        await cluster.hosts()
+
+
+async def test_who_asks_at_the_same_time_shares_one_connection_and_one_watch(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Kubernetes] = []
+    connect = Kubernetes.connect
+
+    async def counted(*given: Any, **named: Any) -> Kubernetes:
+        await asyncio.sleep(0)
+        made.append(await connect(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(Kubernetes, "connect", counted)
+    await asyncio.gather(cluster.hosts(), cluster.runs(), cluster.hosts())
+    assert (len(made), len(cluster._tasks)) == (1, 2)
