@@ -251,6 +251,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         before = run.alive_at if run is not None else None
         try:
             await self._heal_watches()
+            await self._start_watching_pods()  # a list that is still on its way ends nothing
             self._note_end(run)
             status: int | None = await super().poll()
         except _AWAY as error:

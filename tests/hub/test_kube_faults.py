@@ -112,6 +112,17 @@ def test_a_watch_that_falls_silent_hides_no_end(hub: FrontedHub):
     assert hub.pods() == []
 
 
+def test_after_a_restart_every_run_is_known_and_a_stop_is_its_users(hub: FrontedHub):
+    for user in ("alice", "bob"):
+        hub.start_server(user)
+    hub.restart(killed=True)
+    for user in ("alice", "bob"):
+        hub.until(lambda user=user: hub.model(user).get("ready"), "the hub knows it again")
+        hub.stop_server(user)
+        run = hub.run_of(user)
+        assert (run.end_reason, run.environment.state) == (EndReason.USER, EnvironmentState.STOPPED)
+
+
 @pytest.fixture
 def registry_down(test_cluster: LocalCluster) -> Iterator[None]:
     pid = test_cluster.pid("registry")
