@@ -41,6 +41,12 @@ def _pem(given: dict[str, str], name: str) -> str:
     return Path(given[name]).read_text()
 
 
+def _cut(request: web.Request) -> web.Response:
+    assert request.transport
+    request.transport.close()
+    return web.Response()
+
+
 class Front:
     """On a free port of loopback, without any password; it asks with the certificate or token of the kubeconfig."""
 
@@ -60,6 +66,8 @@ class Front:
         self.faults: deque[Fault] = deque()
         self.asked: list[str] = []
         """Method and path of each request."""
+        self.away = False
+        """Close every connection, as where no API server is."""
         self.kubeconfig = ""
 
     @asynccontextmanager
@@ -95,6 +103,8 @@ class Front:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.rel_url}")
+        if self.away:
+            return _cut(request)
         fault = self._fault(request)
         if fault.status:
             return web.json_response(
@@ -108,15 +118,15 @@ class Front:
         ) as answer:
             if fault.lost:
                 await answer.read()
-                assert request.transport
-                request.transport.close()
-                return web.Response()
+                return _cut(request)
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
             if fault.gone:
                 await response.write(b'{"type": "ERROR", "object": {"code": 410, "message": "too old"}}\n')
                 return response
             async for chunk in answer.content.iter_any():
+                if self.away:
+                    return _cut(request)
                 await response.write(chunk)
                 if fault.mute:
                     await asyncio.sleep(3600)
