@@ -194,10 +194,20 @@ class Cluster:
             name, labels = node["metadata"]["name"], node["metadata"]["labels"]
             pool = of(self._pools, labels)
             if pool is not None:
-                hosts.append(
-                    nodes.observe(node, by_node[name], pool=pool, hub_id=self._hub_id, slices=slices.get(name, ()))
-                )
+                hosts.append(self._host(node, by_node[name], pool, slices.get(name, ())))
         return hosts
+
+    def _host(self, node: Object, on_it: Sequence[Object], pool: Pool, slices: Sequence[Object]) -> Host:
+        """One node that says what nobody understands is out of work by itself, and takes no other with it."""
+        try:
+            return nodes.observe(node, on_it, pool=pool, hub_id=self._hub_id, slices=slices)
+        except Exception as error:
+            name = node["metadata"]["name"]
+            log.exception("node %s is not understood, and takes nothing new", name)
+            return Host(
+                name, pool.name, 0, 0, simulated=pool.simulated, online=False, address="",
+                labels={nodes.WHY: f"not understood: {str(error) or repr(error)}"},
+            )  # fmt: skip
 
     async def _slices(self, kubernetes: Kubernetes) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = defaultdict(list)

@@ -37,6 +37,7 @@ _SUFFIXES: Final = {
 }  # fmt: skip
 _QUANTITY: Final = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 _MIG: Final = re.compile(r"nvidia\.com/mig-((\d+)g\.(\d+)gb(?:\..+)?)")
+_MIG_SLICES: Final = re.compile(r"(\d+)g\.")
 _ASCEND: Final = re.compile(r"huawei\.com/(Ascend\w+)")
 _AMD_PARTITION: Final = re.compile(r"amd\.com/((spx|dpx|tpx|qpx|cpx)_nps\d)")
 _AMD_PARTS: Final = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4, "cpx": 8}
@@ -230,13 +231,16 @@ def _counted(node: Object, held: Mapping[str, int]) -> list[Gpu]:
 def _stock(resource: str, labels: Mapping[str, str]) -> _Stock | None:
     """What the devices of a resource are; None for one that is no GPU."""
     if resource in ("nvidia.com/gpu", "nvidia.com/gpu.shared"):
-        replicas = int(labels.get("nvidia.com/gpu.replicas", "1") or 1)
+        replicas = _number(labels.get("nvidia.com/gpu.replicas"))
         shared = resource.endswith(".shared") or labels.get("nvidia.com/gpu.sharing-strategy", "none") != "none"
         product = labels.get("nvidia.com/gpu.product", "")
         whole, _, mig = product.removesuffix("-SHARED").partition("-MIG-")
         model, millis = short_model(whole) or "nvidia", 1000
         if mig:  # the strategy `single`: each device is a slice
-            model, millis = f"{model}/{mig}", 1000 * int(mig.split("g", 1)[0]) // MIG_SLICES
+            slices = _MIG_SLICES.match(mig)
+            if slices is None:  # `INVALID`: its GPUs are not split alike, and nothing of them can be had
+                return None
+            model, millis = f"{model}/{mig}", 1000 * int(slices[1]) // MIG_SLICES
         return _Stock(model, _number(labels.get("nvidia.com/gpu.memory")), millis, max(replicas, 1) if shared else 1)
     if mig_match := _MIG.fullmatch(resource.removesuffix(".shared")):
         profile, parts, gigabytes = mig_match[1], int(mig_match[2]), int(mig_match[3])
