@@ -177,7 +177,8 @@ class Cluster:
         return "pod_deleted", "Its pod was deleted by somebody outside this hub."
 
     async def hosts(self) -> list[Host]:
-        """All nodes of the pools. Raises: Unavailable before the first list, so that nothing is taken for gone."""
+        """All nodes of the pools. Raises: Unavailable before the first list, so that nothing is taken for gone, and
+        when the server was not heard for long, so that nothing is taken for seen."""
         kubernetes, all_nodes, all_pods = await self._open()
         try:
             async with asyncio.timeout(FIRST_LIST_SECONDS):
@@ -185,6 +186,8 @@ class Cluster:
                 await all_pods.ready.wait()
         except TimeoutError:
             raise Unavailable("The cluster's nodes could not be listed yet.") from None
+        if all_nodes.stale or all_pods.stale:
+            raise Unavailable("The cluster tells no news of its nodes any more.")
         slices = await self._slices(kubernetes) if any(pool.binding == Binding.DRA for pool in self._pools) else {}
         by_node: dict[str, list[Object]] = defaultdict(list)
         for pod in all_pods.objects.values():

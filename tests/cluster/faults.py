@@ -23,6 +23,8 @@ class Fault:
     status: int = 0
     """Answer this instead of passing it on."""
     headers: dict[str, str] = field(default_factory=dict)
+    half: bool = False
+    """Of such an answer, send half and cut the connection."""
     lost: bool = False
     """Pass it on, and cut the connection before the answer."""
     mute: bool = False
@@ -106,6 +108,11 @@ class Front:
         if self.away:
             return _cut(request)
         fault = self._fault(request)
+        if fault.status and fault.half:
+            response = web.StreamResponse(status=fault.status, headers={"Content-Length": "1000"})
+            await response.prepare(request)
+            await response.write(b'{"message": "a test')
+            return _cut(request)
         if fault.status:
             return web.json_response(
                 {"message": f"a test says {fault.status}"}, status=fault.status, headers=fault.headers
