@@ -27,10 +27,10 @@ class PlayedCluster(LocalCluster):
 
 
 @pytest.fixture(scope="module")
-def hub(api_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHub]:
-    cluster = PlayedCluster(api_server, "registry.example.org", Path("/"), node=name_of(0), address="127.0.0.1")
+def hub(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHub]:
+    cluster = PlayedCluster(scheduler, "registry.example.org", Path("/"), node=name_of(0), address="127.0.0.1")
     folder = tmp_path_factory.mktemp("kube-played")
-    with played_nodes(api_server, COUNT, ADDRESS), KubeHub(folder, cluster, POOL) as running:
+    with played_nodes(scheduler, COUNT, ADDRESS), KubeHub(folder, cluster, POOL) as running:
         running.world.price(f"gpu:{MODEL}", 3600)
         running.until(lambda: running.free(MODEL) == 8 * COUNT, "the nodes are known")
         yield running
