@@ -110,12 +110,6 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         self.cmd = [*image.get("cmd", self._configured_cmd), *image.get("args", [])]
         for volume in held.volumes:
             await self._ensure_claim(volume, held)
-        if held.gpus and self._pool(held).binding == Binding.DRA:
-            await self.cluster.ensure(
-                CLAIM_TEMPLATES, builder.claim_template(held, hub_id=self._hub_id), self.namespace,
-                labels=self._labels(held),
-            )  # fmt: skip
-
         if ssh.asked_for(held):
             files = ssh.config_map(held, pod_name=self.pod_name, hub_id=self._hub_id)
             await self.cluster.ensure(CONFIG_MAPS, files, self.namespace, labels=self._labels(held))
@@ -181,6 +175,9 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if self._run is None or self._run.given_up or self._run.held is not held:
             await self.cluster.delete(PODS, made["metadata"]["name"], self.namespace, uid=made["metadata"]["uid"])
             raise Abandoned("This start was given up before it began. Start again.")
+        if held.gpus and self._pool(held).binding == Binding.DRA:  # the pod waits for it, and takes it along
+            template = builder.claim_template(made, held=held, hub_id=self._hub_id)
+            await self.cluster.ensure(CLAIM_TEMPLATES, template, self.namespace, labels=self._labels(held))
         service = builder.service(made, held=held, hub_id=self._hub_id)
         if service is not None:
             await self.cluster.ensure(SERVICES, service, self.namespace, labels=self._labels(held))

@@ -269,8 +269,8 @@ def owner(pod: Object) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
 
 
-def claim_template(held: Held, *, hub_id: str) -> Object:
-    """What asks for exactly the held GPUs by DRA (`resource.k8s.io/v1`)."""
+def claim_template(pod: Object, *, held: Held, hub_id: str) -> Object:
+    """What asks for exactly the held GPUs by DRA (`resource.k8s.io/v1`), owned by the pod."""
     uuids = ", ".join(f"'{gpu.uuid}'" for gpu in held.gpus)
     return {
         "apiVersion": "resource.k8s.io/v1",
@@ -278,6 +278,7 @@ def claim_template(held: Held, *, hub_id: str) -> Object:
         "metadata": {
             "name": claim_template_name(held, hub_id),
             "labels": cluster.labels_of(hub_id, held.allocation_id),
+            "ownerReferences": [owner(pod)],
         },
         "spec": {
             "spec": {

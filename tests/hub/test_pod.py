@@ -339,9 +339,9 @@ def test_a_volume_is_a_claim_that_nothing_owns(kind: str) -> None:
     }  # fmt: skip
 
 
-def test_a_claim_by_dra_names_the_devices() -> None:
-    template = builder.claim_template(replace(HELD, gpus=NAMED), hub_id=HUB)
-    assert template["metadata"] == {"name": "rgpu-alice-41-01234567-gpu", "labels": LABELS}
+def test_a_claim_by_dra_names_the_devices_and_goes_with_its_pod() -> None:
+    template = builder.claim_template(POD, held=replace(HELD, gpus=NAMED), hub_id=HUB)
+    assert template["metadata"] == {"name": "rgpu-alice-41-01234567-gpu", "labels": LABELS, "ownerReferences": OWNER}
     (request,) = template["spec"]["spec"]["devices"]["requests"]
     assert request == {"name": "gpu", "exactly": {
         "deviceClassName": "gpu.nvidia.com", "count": 2,
@@ -371,7 +371,7 @@ def manifests() -> list[Any]:
         pytest.param(
             builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), "1.25", id="claim"
         ),
-        pytest.param(builder.claim_template(held, hub_id=HUB), "1.34", id="claim template"),
+        pytest.param(builder.claim_template(POD, held=held, hub_id=HUB), "1.34", id="claim template"),
         *(pytest.param(rule, "1.25", id=rule["kind"]) for rule in rules),
     ]
 
