@@ -27,6 +27,9 @@ OURS: Final = frozenset(
 )  # fmt: skip
 """Env vars by which a pod would get GPUs that nobody gave it, or limits off that HAMi enforces. Never from outside."""
 _HIDDEN: Final = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": ""}
+_LOOSE: Final = ("runAsNonRoot", "seccompProfile", "procMount")
+"""By these a container would free itself of what its pod is bound to. The user's server may not; an operator's init or
+helper container may, to make a folder ready as root."""
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
@@ -58,6 +61,8 @@ def complete(manifest: Object, *, held: Held, pool: Pool, hub_id: str, home: str
         _bound(other)
         if other is not container:
             _hide_gpus(other)
+    for loose in _LOOSE:  # so that the pod's own counts
+        container["securityContext"].pop(loose, None)
     _place(spec, held, pool)
     _mount(spec, container, held, hub_id, home)
     if ssh.asked_for(held):

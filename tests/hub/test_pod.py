@@ -41,6 +41,8 @@ OPERATORS = {
     "env": {"NVIDIA_VISIBLE_DEVICES": "all", "LD_PRELOAD": "/x.so", "CUDA_DISABLE_CONTROL": "true", "HOME": "/home/x"},
     "privileged": True, "labels": {"team": "blue"}, "extra_pod_config": {"hostNetwork": True, "hostPID": True},
     "automount_service_account_token": True, "service_account": "hub",
+    "container_security_context": {"runAsNonRoot": False, "runAsUser": 0, "procMount": "Unmasked",
+                                   "seccompProfile": {"type": "Unconfined"}},
 }  # fmt: skip
 
 
@@ -157,6 +159,10 @@ def test_what_the_operator_set_stays_but_for_what_would_break_the_rules() -> Non
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
     for container in (*spec["containers"], *spec["initContainers"]):
         assert container["securityContext"].items() >= BOUND.items()
+    assert server["securityContext"] == {**BOUND, "runAsUser": 0}, "which the kubelet refuses, as the pod wants"
+    assert (spec["securityContext"]["runAsNonRoot"], spec["securityContext"]["seccompProfile"]["type"]) == (
+        True, "RuntimeDefault",
+    )  # fmt: skip
     assert not env_of(server).keys() & builder.OURS - {"CUDA_DEVICE_ORDER"}, "nothing was smuggled in"
     for name in ("initContainers", "containers"):
         for container in spec[name]:
