@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from remotegpu_hub import workers
 from remotegpu_hub.clients.kubernetes import NODES, PODS
 from remotegpu_hub.clients.nodes import is_ready
-from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import keys, users, volumes
+from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState, Volume
 from tests.cluster.cluster import NODE, LocalCluster
 from tests.cluster.faults import Fault, Front
+from tests.hubs import ROOT
 from tests.kube_hubs import A100, KubeHub
+from tests.worlds import ADMIN
 
 ONE_GPU = {"gpus": 1, "gpu_model": A100}
 
@@ -161,6 +167,65 @@ def test_after_a_restart_every_run_is_known_and_a_stop_is_its_users(hub: Fronted
         hub.stop_server(user)
         run = hub.run_of(user)
         assert (run.end_reason, run.environment.state) == (EndReason.USER, EnvironmentState.STOPPED)
+
+
+Right = tuple[str, str, str]
+"""`cluster` or `namespace`, what, and the verb."""
+SELDOM: set[Right] = {
+    *(("namespace", "ingresses", verb) for verb in ("get", "create", "delete")),  # with `c.RemoteGPU.ingress`
+    *(("namespace", "resourceclaimtemplates", verb) for verb in ("get", "list", "create", "delete")),  # with DRA
+    ("cluster", "resourceslices", "list"),
+    ("namespace", "persistentvolumeclaims", "patch"),  # when a volume grows
+}
+
+
+def allowed() -> set[Right]:
+    rules = yaml.safe_load_all((ROOT / "docs" / "kubernetes-rbac.yaml").read_text())
+    return {
+        ("cluster" if one["kind"] == "ClusterRole" else "namespace", what, verb)
+        for one in rules
+        if one["kind"] in ("Role", "ClusterRole")
+        for rule in one["rules"]
+        for what in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def right_of(asked: str) -> Right:
+    """What a request needs, such as `GET /api/v1/namespaces/NS/pods/NAME/log`."""
+    method, _, address = asked.partition(" ")
+    path, _, query = address.partition("?")
+    parts = path.strip("/").split("/")
+    rest = parts[2:] if parts[0] == "api" else parts[3:]
+    scope = "namespace" if rest[0] == "namespaces" else "cluster"
+    what, *name = rest[2:] if scope == "namespace" else rest
+    reading = "watch" if "watch=true" in query else "get" if name else "list"
+    verb = {"GET": reading, "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
+    return scope, "/".join([what, *name[1:]]), verb
+
+
+def test_the_hub_has_every_right_that_it_uses_and_no_other(hub: FrontedHub, tmp_path: Path):
+    lost = [Fault(lost=True, method="POST", part=f"{hub.namespace}/{kind}") for kind in ("services", "configmaps")]
+    hub.tell(*lost)
+    hub.start_server("alice", {**ONE_GPU, "ports": ["ssh"]})
+    run = hub.run_of("alice")
+    log = hub.service("workspaces", f"api/environments/{run.environment_id}/logs", token=hub.token_of("alice"))
+    assert log.status_code == 200, log.text
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    with begin(hub.engine) as session:
+        alice = users.current(session, name="alice")
+        keys.add(session, user=alice, text=(tmp_path / "key.pub").read_text(), actor=ADMIN, now=hub.world.now)
+    hub.with_site(lambda site: workers.sync(hub.runtime, site))
+    name = hub.pod_of("alice")["metadata"]["name"]
+    hub.kube(lambda kube: kube.delete(PODS, name, hub.namespace, grace=0))  # so that it looks why and at its node
+    hub.until_free("alice")
+    with begin(hub.engine) as session:
+        for volume in session.query(Volume).filter_by(user_id=run.user_id, deleted_at=None):
+            volumes.delete(session, volume_id=volume.id, actor=ADMIN, now=hub.world.now)
+    hub.reconcile()
+    used = {right_of(one) for one in hub.front.asked}
+    assert used - allowed() == set(), "all that it asked for stands in the rules"
+    assert allowed() - used - SELDOM == set(), "and the rules hold nothing that it never asks for"
 
 
 @pytest.fixture

@@ -73,6 +73,14 @@ def test_a_pod_is_placed_with_all_that_it_asks_for_and_only_its_home_stays(hub: 
     assert [one for one in files if one["metadata"]["name"] != "kube-root-ca.crt"] == []
 
 
+def test_the_devices_that_a_run_was_given_are_learned(hub: KubeHub):
+    name = start(hub, "alice", gpus=2)["metadata"]["name"]
+    told = {"hami.io/vgpu-devices-allocated": "GPU-a,NVIDIA,81559,100:GPU-b,NVIDIA,81559,100:;"}
+    hub.kube(lambda kube: kube.patch(PODS, name, {"metadata": {"annotations": told}}, hub.namespace))
+    assert hub.reconcile() == []
+    assert {slot.observed_uuid for slot in hub.run_of("alice").slots} == {"GPU-a", "GPU-b"}
+
+
 def test_what_its_node_evicts_ends_with_that_reason_and_the_nodes_own_words(hub: KubeHub):
     pod = start(hub, "alice")
     told = {"status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}}

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes_asyncio.client import ApiClient
+from kubernetes_validate import utils
 from kubespawner.objects import make_pod
 
 from remotegpu_hub.clients.pools import Binding, Pool
@@ -181,38 +182,80 @@ def test_who_holds_no_gpu_sees_none_in_every_binding(binding: Binding) -> None:
     assert "runtimeClassName" not in pod["spec"]
 
 
+def whole(
+    limits: dict[str, str], env: dict[str, str], spec: dict[str, Any], labels: dict[str, str],
+    annotations: dict[str, str], claims: list[dict[str, str]] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """A pod without ports and volumes, with these parts of a binding."""
+    amounts = {"cpu": "1500m", "memory": str(2**32), **limits}
+    ours = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "REMOTEGPU_ALLOCATION_ID": "41", "REMOTEGPU_ENVIRONMENT_ID": "3",
+            "REMOTEGPU_WORKSPACE": "lab", **env}  # fmt: skip
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "rgpu-alice-41-01234567",
+            "labels": {**labels, **LABELS, "remotegpu-hub/environment": "3", "remotegpu-hub/user": "alice",
+                       "remotegpu-hub/workspace": "lab"},
+            "annotations": {**annotations, "remotegpu-hub/attempt": "f00", "remotegpu-hub/workspace": "lab",
+                            "remotegpu-hub/environment": "My notebook", "remotegpu-hub/image": HELD.image},
+        },
+        "spec": {
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}}},
+            "automountServiceAccountToken": False, "enableServiceLinks": False, "restartPolicy": "Never",
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": 100,
+                                "fsGroupChangePolicy": "OnRootMismatch"},
+            "tolerations": VENDORS,
+            "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(2**31)}}],
+            "containers": [{
+                "name": "notebook", "args": ["jupyterhub-singleuser"],
+                "image": f"registry.example.org:5000/team/torch@{DIGEST}",
+                "ports": [{"name": "notebook-port", "containerPort": 8888}],
+                "env": [{"name": "HOME", "value": "/home/x"},
+                        *({"name": name, "value": value} for name, value in sorted(ours.items()))],
+                "resources": {"limits": amounts, "requests": amounts, **({"claims": claims} if claims else {})},
+                "securityContext": BOUND,
+                "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+            }],
+            **spec,
+        },
+    }  # fmt: skip
+
+
+KUEUE = {"kueue.x-k8s.io/queue-name": "research", "kueue.x-k8s.io/priority-class": "high"}
+KAI = {"kai.scheduler/queue": "research"}
+CLAIM = [{"name": "gpu", "resourceClaimTemplateName": "rgpu-alice-41-01234567-gpu"}]
+
+
 @pytest.mark.parametrize(
-    ("gpus", "pool", "limits", "env", "more"),
+    ("gpus", "pool", "limits", "env", "spec", "annotations"),
     [
         pytest.param((HeldGpu("nvidia.com/mig-1g.10gb#0", 9856, 142), HeldGpu("nvidia.com/mig-1g.10gb#5", 9856, 142)),
-                     Pool("p"), {"nvidia.com/mig-1g.10gb": "2"}, {}, {}, id="MIG slices"),
+                     Pool("p"), {"nvidia.com/mig-1g.10gb": "2"}, {}, {}, {}, id="MIG slices"),
         pytest.param(NAMED, Pool("p", Binding.VISIBLE_DEVICES), {},
                      {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
-                     {"runtimeClassName": "nvidia"}, id="visible devices"),
+                     {"runtimeClassName": "nvidia"}, {}, id="visible devices"),
         pytest.param(NAMED, Pool("p", Binding.VISIBLE_DEVICES, runtime_class="own"), {},
-                     {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2"}, {"runtimeClassName": "own"}, id="an own runtime class"),
+                     {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+                     {"runtimeClassName": "own"}, {}, id="an own runtime class"),
         pytest.param(SHARED, Pool("p", Binding.HAMI),
                      {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "20480", "nvidia.com/gpucores": "25"},
-                     {"CUDA_DISABLE_CONTROL": "false"}, {"schedulerName": "hami-scheduler"}, id="a quarter by HAMi"),
-        pytest.param(NAMED, Pool("p", Binding.DRA), {}, {},
-                     {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "rgpu-alice-41-01234567-gpu"}]},
-                     id="DRA"),
-        pytest.param(NVIDIA, Pool("p", scheduler_name="kai-scheduler", labels={"kai.scheduler/queue": "q"}),
-                     {"nvidia.com/gpu": "2"}, {}, {"schedulerName": "kai-scheduler"}, id="KAI's scheduler"),
+                     {"CUDA_DISABLE_CONTROL": "false"}, {"schedulerName": "hami-scheduler"},
+                     {"nvidia.com/use-gpuuuid": "GPU-1"}, id="a quarter by HAMi"),
+        pytest.param(NAMED, Pool("p", Binding.DRA), {}, {}, {"resourceClaims": CLAIM}, {}, id="DRA"),
+        pytest.param(NVIDIA, Pool("p", scheduler_name="kai-scheduler", labels=KAI), {"nvidia.com/gpu": "2"}, {},
+                     {"schedulerName": "kai-scheduler"}, {}, id="KAI's scheduler and queue"),
+        pytest.param(NVIDIA, Pool("p", labels=KUEUE, annotations={"site": "x"}), {"nvidia.com/gpu": "2"}, {}, {},
+                     {"site": "x"}, id="Kueue's queue"),
     ],
 )  # fmt: skip
 def test_gpus_reach_the_pod_as_the_pool_binds_them(
-    gpus: tuple[HeldGpu, ...], pool: Pool, limits: dict[str, str], env: dict[str, str], more: dict[str, Any]
-) -> None:
-    pod = complete(replace(HELD, gpus=gpus), pool)
-    server = server_of(pod)
-    assert server["resources"]["limits"] == {"cpu": "1500m", "memory": str(2**32), **limits}
-    assert server["resources"]["requests"] == server["resources"]["limits"]
-    assert env_of(server).items() >= env.items()
-    assert pod["spec"].items() >= more.items()
-    assert server["resources"].get("claims") == ([{"name": "gpu"}] if pool.binding == Binding.DRA else None)
-    uuids = pod["metadata"]["annotations"].get("nvidia.com/use-gpuuuid")
-    assert uuids == ("GPU-1" if pool.binding == Binding.HAMI else None)
+    gpus: tuple[HeldGpu, ...], pool: Pool, limits: dict[str, str], env: dict[str, str], spec: dict[str, Any],
+    annotations: dict[str, str],
+) -> None:  # fmt: skip
+    claims = [{"name": "gpu"}] if pool.binding == Binding.DRA else None
+    wanted = whole(limits, env, spec, dict(pool.labels), annotations, claims)
+    assert complete(replace(HELD, gpus=gpus), pool) == wanted
 
 
 @pytest.mark.parametrize(
@@ -362,9 +405,15 @@ def test_a_claim_by_dra_names_the_devices_and_goes_with_its_pod() -> None:
     }}  # fmt: skip
 
 
+OLDEST = min(utils.all_versions(), key=lambda version: [int(part) for part in version.split(".")])
+"""Of which Kubernetes' own schemas are at hand."""
+VOLUMES = (HeldVolume("home", 9, 2**33), HeldVolume("shared", 2, 2**33))
+MIG = (HeldGpu("nvidia.com/mig-1g.10gb#0", 9856, 142),)
+
+
 def manifests() -> list[Any]:
     pods = [
-        pytest.param(complete(replace(HELD, gpus=gpus), Pool("p", binding, labels={"queue": "q"}), **operators), "1.25",
+        pytest.param(complete(replace(HELD, gpus=gpus), Pool("p", binding, labels={"queue": "q"}), **operators), OLDEST,
                      id=f"pod, {binding}{', of a busy operator' if operators else ''}")
         for binding, gpus in ((Binding.DEVICE_PLUGIN, NVIDIA), (Binding.VISIBLE_DEVICES, NAMED), (Binding.HAMI, SHARED))
         for operators in ({}, OPERATORS)
@@ -375,17 +424,27 @@ def manifests() -> list[Any]:
     return [
         *pods,
         *(
-            pytest.param(part, "1.25", id=f"at the Ingress, {part['kind']}")
+            pytest.param(part, OLDEST, id=f"at the Ingress, {part['kind']}")
             for part in builder.ingress(POD, held=replace(HELD, ports=WEB), hub_id=HUB, settings=INGRESS) or ()
         ),
-        pytest.param(ssh.config_map(held, pod_name="p", hub_id=HUB), "1.25", id="keys"),
-        pytest.param(complete(held), "1.25", id="pod, ssh"),
-        pytest.param(builder.service(POD, held=held, hub_id=HUB), "1.25", id="service"),
+        *(
+            pytest.param(
+                builder.claim(volume, held=HELD, hub_id=HUB, storage_class="fast"),
+                OLDEST,
+                id=f"claim, {volume.kind}, with a class",
+            )
+            for volume in VOLUMES
+        ),
+        pytest.param(complete(replace(HELD, gpus=MIG)), OLDEST, id="pod, MIG"),
+        pytest.param(complete(replace(HELD, volumes=VOLUMES)), OLDEST, id="pod, with volumes"),
+        pytest.param(ssh.config_map(held, pod_name="p", hub_id=HUB), OLDEST, id="keys"),
+        pytest.param(complete(held), OLDEST, id="pod, ssh"),
+        pytest.param(builder.service(POD, held=held, hub_id=HUB), OLDEST, id="service"),
         pytest.param(
-            builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), "1.25", id="claim"
+            builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), OLDEST, id="claim"
         ),
         pytest.param(builder.claim_template(POD, held=held, hub_id=HUB), "1.34", id="claim template"),
-        *(pytest.param(rule, "1.25", id=rule["kind"]) for rule in rules),
+        *(pytest.param(rule, OLDEST, id=rule["kind"]) for rule in rules),
     ]
 
 
