@@ -113,8 +113,8 @@ def postgres() -> Iterator[pg.Postgres]:
 
 
 @pytest.fixture(scope="session")
-def test_cluster() -> Iterator[LocalCluster]:
-    """A real Kubernetes with a kubelet, of this test run."""
+def control_plane() -> Iterator[LocalCluster]:
+    """A real Kubernetes of this test run, with as much of it as there are binaries for."""
     if os.environ.get("KUBECONFIG") and not os.environ.get("REMOTEGPU_TEST_CLUSTER"):
         pytest.skip("A CLUSTER IS NAMED BY KUBECONFIG, so nothing is shown that needs a kubelet of this machine")
     try:
@@ -125,10 +125,26 @@ def test_cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="session")
+def test_cluster(control_plane: LocalCluster) -> LocalCluster:
+    """One with a kubelet."""
+    if not control_plane.has("kubelet"):
+        pytest.skip("NO KUBELET THAT FITS IN KUBEBUILDER_ASSETS, so nothing is shown that needs a node")
+    return control_plane
+
+
+@pytest.fixture(scope="session")
 def api_server(request: pytest.FixtureRequest) -> str:
     """Kubeconfig of an API server: of the cluster that the tester names (KUBECONFIG), else of our own."""
     given = os.environ.get("KUBECONFIG")
-    return given or str(request.getfixturevalue("test_cluster").kubeconfig)
+    return given or str(request.getfixturevalue("control_plane").kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def scheduler(request: pytest.FixtureRequest, api_server: str) -> str:
+    """The same where pods are placed on nodes."""
+    if not os.environ.get("KUBECONFIG") and not request.getfixturevalue("control_plane").has("scheduler"):
+        pytest.skip("NO SCHEDULER THAT FITS IN KUBEBUILDER_ASSETS, so nothing is shown about where pods are placed")
+    return api_server
 
 
 @pytest.fixture

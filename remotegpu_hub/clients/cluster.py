@@ -200,7 +200,8 @@ class Cluster:
         return found.reason, found.text.format(said=found.said)
 
     async def hosts(self) -> list[Host]:
-        """All nodes of the pools. Raises: Unavailable before the first list, so that nothing is taken for gone."""
+        """All nodes of the pools. Raises: Unavailable before the first list, so that nothing is taken for gone, and
+        when the server was not heard for long, so that nothing is taken for seen."""
         kubernetes, all_nodes, all_pods = await self._open()
         try:
             async with asyncio.timeout(FIRST_LIST_SECONDS):
@@ -208,6 +209,8 @@ class Cluster:
                 await all_pods.ready.wait()
         except TimeoutError:
             raise Unavailable("The cluster's nodes could not be listed yet.") from None
+        if all_nodes.stale or all_pods.stale:
+            raise Unavailable("The cluster tells no news of its nodes any more.")
         slices = await self._slices(kubernetes) if any(pool.binding == Binding.DRA for pool in self._pools) else {}
         by_node: dict[str, list[Object]] = defaultdict(list)
         for pod in all_pods.objects.values():
@@ -217,10 +220,20 @@ class Cluster:
             name, labels = node["metadata"]["name"], node["metadata"]["labels"]
             pool = of(self._pools, labels)
             if pool is not None:
-                hosts.append(
-                    nodes.observe(node, by_node[name], pool=pool, hub_id=self._hub_id, slices=slices.get(name, ()))
-                )
+                hosts.append(self._host(node, by_node[name], pool, slices.get(name, ())))
         return hosts
+
+    def _host(self, node: Object, on_it: Sequence[Object], pool: Pool, slices: Sequence[Object]) -> Host:
+        """One node that says what nobody understands is out of work by itself, and takes no other with it."""
+        try:
+            return nodes.observe(node, on_it, pool=pool, hub_id=self._hub_id, slices=slices)
+        except Exception as error:
+            name = node["metadata"]["name"]
+            log.exception("node %s is not understood, and takes nothing new", name)
+            return Host(
+                name, pool.name, 0, 0, simulated=pool.simulated, online=False, address="",
+                labels={nodes.WHY: f"not understood: {str(error) or repr(error)}"},
+            )  # fmt: skip
 
     async def _slices(self, kubernetes: Kubernetes) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = defaultdict(list)

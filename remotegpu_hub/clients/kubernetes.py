@@ -271,9 +271,11 @@ class Kubernetes:
             self._client = self._library.client.ApiClient()
         configuration = self._client.configuration
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "remotegpu-hub"}
-        for setting in (await configuration.auth_settings()).values():
-            if setting.get("value"):
-                headers[setting["key"]] = setting["value"]
+        try:
+            settings = (await configuration.auth_settings()).values()
+        except Exception as error:  # its hooks read files and start programs
+            raise Unavailable("The cluster cannot be reached: {reason}.", reason=str(error) or repr(error)) from error
+        headers.update({one["key"]: one["value"] for one in settings if one.get("value")})
         given = {key: value for key, value in (query or {}).items() if value}
         url = configuration.host + path + ("?" + urlencode(given) if given else "")
         # kubernetes_asyncio reads the body at once unless told otherwise; kubernetes.aio never does
@@ -357,6 +359,12 @@ class Mirror(Generic[T]):
         self.heard_at: float | None = None
         """The loop's time when the server last said anything."""
 
+    @property
+    def stale(self) -> bool:
+        """The server was not heard for longer than two watches may take: what is here may be long past."""
+        now = asyncio.get_running_loop().time()
+        return self.heard_at is None or now - self.heard_at > 2 * (WATCH_SECONDS + SILENCE_SECONDS)
+
     async def follow(self) -> None:
         """Follow for ever; what fails is tried again."""
         version: str | None = None
@@ -374,11 +382,12 @@ class Mirror(Generic[T]):
                 turn = 0
             except Gone:
                 version = None
-            except RemoteGPUError as error:
-                log.warning("%s are not followed for the moment: %s", self._kind.plural, error)
-                await _pause(turn, error.facts.get("after_seconds"))
+            except Exception as error:  # whatever it was: nobody else would begin again
+                foreseen = isinstance(error, RemoteGPUError)
+                log.warning("%s are not followed for the moment: %s", self._kind.plural, error, exc_info=not foreseen)
+                await _pause(turn, error.facts.get("after_seconds") if isinstance(error, RemoteGPUError) else None)
                 turn = min(turn + 1, 8)
-                if turn > 1:
+                if turn > 1 or not foreseen:
                     version = None
 
     async def _list(self) -> str:

@@ -37,6 +37,7 @@ _SUFFIXES: Final = {
 }  # fmt: skip
 _QUANTITY: Final = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 _MIG: Final = re.compile(r"nvidia\.com/mig-((\d+)g\.(\d+)gb(?:\..+)?)")
+_MIG_SLICES: Final = re.compile(r"(\d+)g\.")
 _ASCEND: Final = re.compile(r"huawei\.com/(Ascend\w+)")
 _AMD_PARTITION: Final = re.compile(r"((spx|dpx|tpx|qpx|cpx)_nps\d)")
 _AMD_PARTS: Final = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4, "cpx": 8}
@@ -237,7 +238,10 @@ def _stock(resource: str, labels: Mapping[str, str], pieces: int) -> _Stock | No
         whole, _, mig = product.removesuffix("-SHARED").partition("-MIG-")
         model, millis = short_model(whole) or "nvidia", 1000
         if mig:  # the strategy `single`: each device is a slice
-            model, millis = f"{model}/{mig}", 1000 * int(mig.split("g", 1)[0]) // MIG_SLICES
+            slices = _MIG_SLICES.match(mig)
+            if slices is None:  # `INVALID`: its GPUs are not split alike, and nothing of them can be had
+                return None
+            model, millis = f"{model}/{mig}", 1000 * int(slices[1]) // MIG_SLICES
         replicas = _replicas(resource, labels, "nvidia.com/gpu")
         return _Stock(model, _number(labels.get("nvidia.com/gpu.memory")), millis, replicas)
     if mig_match := _MIG.fullmatch(resource.removesuffix(".shared")):

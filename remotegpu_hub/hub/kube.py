@@ -2,7 +2,9 @@
 means, `clients.pods`."""
 
 import asyncio
+import contextlib
 from collections import defaultdict
+from collections.abc import Coroutine
 from typing import Any, ClassVar
 
 import aiohttp
@@ -37,6 +39,8 @@ LOOK_SECONDS = 0.3
 EVENTS_SECONDS = 1.0
 LOOKS_BEFORE_ASKING = 10
 """How often a stop looks at what the watch tells, before it asks the cluster itself."""
+WATCHED_SECONDS = 5.0
+"""How often a start makes sure that there is a watch to look at."""
 _AWAY = (ApiException, aiohttp.ClientError, OSError, TimeoutError, Unavailable)
 """What the cluster's absence raises, in KubeSpawner's code and in ours."""
 
@@ -57,6 +61,8 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
     _events: ClassVar[tuple[float, Any, dict[str, list[dict[str, Any]]]]] = (0.0, None, {})
     """When all events were last looked at, in which reflector, and what there was by pod."""
     _kubernetes: ClassVar[Kubernetes | None] = None
+    _beginning: ClassVar[dict[Any, asyncio.Task[Any]]] = {}
+    """Watches whose first list is on its way, by KubeSpawner's key."""
     _held: Held | None = None
     _shown = False
     """The pod of this start was seen by the watch."""
@@ -110,15 +116,8 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         self.dns_name = self.dns_name_template.format(namespace=self.namespace, name=self.pod_name)
         self.image = builder.pinned(held.image, held.image_digest)
         self.cmd = [*image.get("cmd", self._configured_cmd), *image.get("args", [])]
-        await self._heal_watches()
         for volume in held.volumes:
             await self._ensure_claim(volume, held)
-        if held.gpus and self._pool(held).binding == Binding.DRA:
-            await self.cluster.ensure(
-                CLAIM_TEMPLATES, builder.claim_template(held, hub_id=self._hub_id), self.namespace,
-                labels=self._labels(held),
-            )  # fmt: skip
-
         if ssh.asked_for(held):
             files = ssh.config_map(held, pod_name=self.pod_name, hub_id=self._hub_id)
             await self.cluster.ensure(CONFIG_MAPS, files, self.namespace, labels=self._labels(held))
@@ -157,6 +156,22 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
     async def load_user_options(self) -> None:
         """Nothing: there are no profiles, and the choice is parsed by `start`."""
 
+    async def _start(self) -> Any:
+        """KubeSpawner's start looks at the watch until the pod runs: see to it that there is one all the time."""
+        seeing = asyncio.ensure_future(self._keep_watching())
+        try:
+            return await super()._start()
+        finally:
+            seeing.cancel()
+
+    async def _keep_watching(self) -> None:
+        while True:
+            await asyncio.sleep(WATCHED_SECONDS)
+            with contextlib.suppress(Unavailable):
+                await self._start_watching_pods()
+                if self.events_enabled:
+                    await self._start_watching_events()
+
     async def _make_create_pod_request(self, pod: Any, request_timeout: float) -> bool:
         """KubeSpawner calls this with its pod when every hook of the operator's has seen it. Its own way of making it
         would, where the name is taken, remove whatever has it."""
@@ -171,6 +186,9 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         if self._run is None or self._run.given_up or self._run.held is not held:
             await self.cluster.delete(PODS, made["metadata"]["name"], self.namespace, uid=made["metadata"]["uid"])
             raise Abandoned("This start was given up before it began. Start again.")
+        if held.gpus and self._pool(held).binding == Binding.DRA:  # the pod waits for it, and takes it along
+            template = builder.claim_template(made, held=held, hub_id=self._hub_id)
+            await self.cluster.ensure(CLAIM_TEMPLATES, template, self.namespace, labels=self._labels(held))
         service = builder.service(made, held=held, hub_id=self._hub_id)
         if service is not None:
             await self.cluster.ensure(SERVICES, service, self.namespace, labels=self._labels(held))
@@ -180,8 +198,9 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                 await self.cluster.ensure(kind, part, self.namespace, labels=self._labels(held))
         return True
 
-    def is_pod_running(self, pod: Any) -> bool:
-        """KubeSpawner asks this until it is so; what cannot become so ends the start at once, with the reason.
+    def is_pod_running(self, pod: Any) -> bool | Coroutine[Any, Any, bool]:
+        """KubeSpawner asks this until it is so, and awaits what has to be awaited; what cannot become so ends the start
+        at once, with the reason.
 
         Raises: StartFailed.
         """
@@ -190,9 +209,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             return there and bool(super().is_pod_running(pod))
         self._tell_events()
         if pod is None:
-            if self._shown:
-                self._judge(self._why_deleted())
-            return False
+            return self._comes_back() if self._shown else False
         self._shown = True
         found = pods.trouble(pod) or (None if there else pods.of_volumes(self.events))
         if found is not None:
@@ -200,6 +217,13 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             return False
         self._trouble = None
         return there and bool(super().is_pod_running(pod))
+
+    async def _comes_back(self) -> bool:
+        """Never yet; but a pod that the watch has lost may be there all the same. Raises: StartFailed."""
+        with contextlib.suppress(Unavailable):
+            if not await self._exists():
+                self._judge(self._why_deleted())
+        return False
 
     def _judge(self, found: Trouble) -> None:
         """Give up what waiting does not help, or did not. Raises: StartFailed."""
@@ -248,21 +272,49 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
 
     # while it runs, and the end
 
-    async def _heal_watches(self) -> None:
-        """KubeSpawner's watch gives up after a minute without the cluster, and says nothing."""
-        for reflector, again in (
-            (self.pod_reflector, self._start_watching_pods), (self.event_reflector, self._start_watching_events)
-        ):  # fmt: skip
-            task = reflector.watch_task if reflector is not None else None
-            if task is not None and task.done():
-                await again(replace=True)
+    async def _start_reflector(
+        self, kind: str, reflector_class: type[Any], replace: bool = False, **given: Any
+    ) -> Any:  # fmt: skip
+        """Give the watch that all spawners share, beginning it where there is none that follows.
+
+        KubeSpawner's own way keeps one whose first list failed, or that gave up after a minute without the cluster: it
+        shows no pods, and the hub took them for ended. Here a new one takes its place once it has listed everything;
+        until then whoever asks is told that nothing is known.
+
+        Raises: Unavailable.
+        """
+        key = self._get_reflector_key(kind)
+        there = self.reflectors.get(key)
+        if there is not None and not replace and there.watch_task is not None and not there.watch_task.done():
+            return there
+        if key not in self._beginning:
+            fresh = reflector_class(parent=self, namespace=self.namespace, **given)
+            self._beginning[key] = asyncio.ensure_future(self._begin_watch(key, fresh))
+            self._beginning[key].add_done_callback(lambda _: self._beginning.pop(key))
+        return await asyncio.shield(self._beginning[key])
+
+    async def _begin_watch(self, key: Any, fresh: Any) -> Any:
+        try:
+            await fresh.start()
+        except Exception as error:
+            said = f"{error.status} {error.reason}" if isinstance(error, ApiException) else str(error) or repr(error)
+            raise Unavailable("The cluster cannot be reached: {reason}.", reason=said) from error
+        older, self.reflectors[key] = self.reflectors.get(key), fresh
+        if older is not None:
+            await older.stop()
+        return fresh
 
     async def poll(self) -> int | None:
         """A cluster that cannot be asked has not ended anything: then the environment counts as it did before."""
         run = self._run
         before = run.alive_at if run is not None else None
         try:
-            await self._heal_watches()
+            await self._start_watching_pods()  # a list that is still on its way ends nothing
+            if self.event_reflector is not None:
+                with contextlib.suppress(Unavailable):  # they only tell more
+                    await self._start_watching_events()
+            if self._watched() is None and await self._exists():
+                return None
             self._note_end(run)
             await self._note_lost_host(run)
             status: int | None = await super().poll()
@@ -281,12 +333,15 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                 run.alive_at = before
         return status
 
+    def _watched(self) -> Any:
+        """The pod as the watch last heard of it; None when it has not, or no more."""
+        return self.pod_reflector.pods.get(f"{self.namespace}/{self.pod_name}")
+
     def _note_end(self, run: Run | None) -> None:
         """Keep why and when, before KubeSpawner removes the pod that tells it."""
-        reflector = self.pod_reflector
-        if run is None or run.reason is not None or reflector is None:
+        if run is None or run.reason is not None:
             return
-        pod = reflector.pods.get(f"{self.namespace}/{self.pod_name}")
+        pod = self._watched()
         if pod is None:
             if run.active:
                 run.reason, run.message = self._end_of_deleted()

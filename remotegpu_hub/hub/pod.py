@@ -31,6 +31,9 @@ _HIDDEN: Final = {
     "ASCEND_VISIBLE_DEVICES": "", "HABANA_VISIBLE_DEVICES": "",
 }  # fmt: skip
 """Said to each vendor's runtime, since an image may ask it for all devices by itself."""
+_LOOSE: Final = ("runAsNonRoot", "seccompProfile", "procMount")
+"""By these a container would free itself of what its pod is bound to. The user's server may not; an operator's init or
+helper container may, to make a folder ready as root."""
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
@@ -62,6 +65,8 @@ def complete(manifest: Object, *, held: Held, pool: Pool, hub_id: str, home: str
         _bound(other)
         if other is not container:
             _hide_gpus(other)
+    for loose in _LOOSE:  # so that the pod's own counts
+        container["securityContext"].pop(loose, None)
     _place(spec, held, pool)
     _mount(spec, container, held, hub_id, home)
     if ssh.asked_for(held):
@@ -273,8 +278,8 @@ def owner(pod: Object) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
 
 
-def claim_template(held: Held, *, hub_id: str) -> Object:
-    """What asks for exactly the held GPUs by DRA (`resource.k8s.io/v1`)."""
+def claim_template(pod: Object, *, held: Held, hub_id: str) -> Object:
+    """What asks for exactly the held GPUs by DRA (`resource.k8s.io/v1`), owned by the pod."""
     uuids = ", ".join(f"'{gpu.uuid}'" for gpu in held.gpus)
     return {
         "apiVersion": "resource.k8s.io/v1",
@@ -282,6 +287,7 @@ def claim_template(held: Held, *, hub_id: str) -> Object:
         "metadata": {
             "name": claim_template_name(held, hub_id),
             "labels": cluster.labels_of(hub_id, held.allocation_id),
+            "ownerReferences": [owner(pod)],
         },
         "spec": {
             "spec": {

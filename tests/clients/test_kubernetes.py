@@ -123,8 +123,9 @@ async def test_a_quota_of_the_cluster_is_told_from_a_right_that_is_lacking(
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(status=429, headers={"Retry-After": "0"}), Fault(status=500), Fault(status=503), Fault(lost=True)],
-    ids=["429", "500", "503", "a lost answer"],
+    [Fault(status=429, headers={"Retry-After": "0"}), Fault(status=500), Fault(status=503), Fault(lost=True),
+     Fault(status=500, half=True)],
+    ids=["429", "500", "503", "a lost answer", "half of a 500"],
 )  # fmt: skip
 async def test_a_read_is_tried_again(front: Front, kube: Kubernetes, space: str, fault: Fault) -> None:
     await kube.create(CONFIG_MAPS, note("a"), space)
@@ -345,8 +346,9 @@ async def test_a_mirror_follows_what_is_made_changed_and_removed(kube: Kubernete
 @pytest.mark.parametrize(
     "fault",
     [Fault(status=410, part="watch="), Fault(gone=True, part="watch="), Fault(status=500, part="watch="),
-     Fault(mute=True, part="watch="), Fault(lost=True, part="watch=")],
-    ids=["410", "an event that says 410", "500", "a watch that dies silently", "a connection that breaks"],
+     Fault(mute=True, part="watch="), Fault(lost=True, part="watch="), Fault(status=500, half=True, part="watch=")],
+    ids=["410", "an event that says 410", "500", "a watch that dies silently", "a connection that breaks",
+         "half of a 500"],
 )  # fmt: skip
 async def test_a_mirror_goes_on_where_its_watch_broke_off(
     front: Front, kube: Kubernetes, space: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
@@ -361,6 +363,43 @@ async def test_a_mirror_goes_on_where_its_watch_broke_off(
         await kube.create(CONFIG_MAPS, note("a"), space)
         await kube.create(CONFIG_MAPS, note("b"), space)
         await followed.until({"a": "x", "b": "x"})
+
+
+async def test_a_mirror_goes_on_after_what_nobody_foresaw(
+    kube: Kubernetes, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Followed(kube, space) as followed:
+        keep, broken = followed.mirror._keep, [ValueError("a test says so")]
+
+        def breaks_once(thing: dict[str, Any]) -> str | None:
+            if broken:
+                raise broken.pop()
+            return keep(thing)
+
+        monkeypatch.setattr(followed.mirror, "_keep", breaks_once)
+        await kube.create(CONFIG_MAPS, note("a"), space)
+        await kube.create(CONFIG_MAPS, note("b"), space)
+        await followed.until({"a": "x", "b": "x"})
+        assert not broken
+
+
+async def test_credentials_that_cannot_be_had_are_told_and_asked_for_again(
+    kube: Kubernetes, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kube.create(CONFIG_MAPS, note("a"), space)
+    broken = [OSError("no token") for _ in range(ours.TRIES + 1)]
+    configuration = kube._client.configuration
+    settings = configuration.auth_settings
+
+    async def now_and_then() -> Any:
+        if broken:
+            raise broken.pop()
+        return await settings()
+
+    monkeypatch.setattr(configuration, "auth_settings", now_and_then)
+    with pytest.raises(Unavailable, match="no token"):
+        await kube.get(CONFIG_MAPS, "a", space)
+    assert (await kube.get(CONFIG_MAPS, "a", space))["data"] == {"text": "x"}
 
 
 async def test_a_watch_tells_changes_as_they_come(kube: Kubernetes, space: str) -> None:

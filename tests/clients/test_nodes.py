@@ -130,6 +130,10 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
                                       "nvidia.com/gpu.memory": "9856"},
             counted("nvidia.com/gpu", f"{A100}/1g.10gb", 7, memory=9856, millis=142), id="MIG, single",
         ),
+        pytest.param({"nvidia.com/gpu": "0"}, {**NVIDIA, "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-INVALID",
+                     "nvidia.com/gpu.replicas": "0"}, (), id="MIG, not split alike"),
+        pytest.param({"nvidia.com/gpu": "1"}, {**NVIDIA, "nvidia.com/gpu.replicas": "many"},
+                     counted("nvidia.com/gpu", A100, 1), id="a label that is no number"),
         pytest.param(
             {"nvidia.com/mig-3g.40gb": "2", "nvidia.com/gpu": "0"}, {**NVIDIA, "nvidia.com/mig-3g.40gb.memory": "40192"},
             counted("nvidia.com/mig-3g.40gb", f"{A100}/3g.40gb", 2, memory=40192, millis=428), id="MIG, mixed",

@@ -2,7 +2,8 @@
 simulated GPUs. Where KUBECONFIG names a cluster, the tests that need no kubelet of this machine take that one instead
 (the fixture `api_server`).
 
-Binaries come from KUBEBUILDER_ASSETS, or are built once from Debian's source and kept in ~/.cache."""
+Binaries come from KUBEBUILDER_ASSETS, or are built once from Debian's source and kept in ~/.cache. Where the former lacks
+a kubelet, there is no node; the tests that need one are left out, and say so."""
 
 import base64
 import json
@@ -71,6 +72,9 @@ class LocalCluster:
 
     def pid(self, process: str) -> int:
         return int((self.state / f"{process}.pid").read_text())
+
+    def has(self, process: str) -> bool:
+        return (self.state / f"{process}.pid").exists()
 
 
 def current(kubeconfig: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Fault:
     status: int = 0
     """Answer this instead of passing it on."""
     headers: dict[str, str] = field(default_factory=dict)
+    half: bool = False
+    """Of such an answer, send half and cut the connection."""
     lost: bool = False
     """Pass it on, and cut the connection before the answer."""
     mute: bool = False
@@ -47,6 +49,12 @@ def pem(given: dict[str, str], name: str) -> str:
     return Path(given[name]).read_text()
 
 
+def _cut(request: web.Request) -> web.Response:
+    assert request.transport
+    request.transport.close()
+    return web.Response()
+
+
 class Front:
     """On a free port of loopback, without any password; it asks with the certificate or token of the kubeconfig."""
 
@@ -66,6 +74,8 @@ class Front:
         self.faults: deque[Fault] = deque()
         self.asked: list[str] = []
         """Method and path of each request."""
+        self.away = False
+        """Close every connection, as where no API server is."""
         self.kubeconfig = ""
 
     @asynccontextmanager
@@ -101,7 +111,14 @@ class Front:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.rel_url}")
+        if self.away:
+            return _cut(request)
         fault = self._fault(request)
+        if fault.status and fault.half:
+            response = web.StreamResponse(status=fault.status, headers={"Content-Length": "1000"})
+            await response.prepare(request)
+            await response.write(b'{"message": "a test')
+            return _cut(request)
         if fault.status:
             return web.json_response(
                 {"message": fault.said or f"a test says {fault.status}"}, status=fault.status, headers=fault.headers
@@ -114,9 +131,7 @@ class Front:
         ) as answer:
             if fault.lost:
                 await answer.read()
-                assert request.transport
-                request.transport.close()
-                return web.Response()
+                return _cut(request)
             status = fault.as_status or answer.status
             response = web.StreamResponse(status=status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
@@ -129,6 +144,8 @@ class Front:
                 await response.write(b'{"type": "ERROR", "object": {"code": 410, "message": "too old"}}\n')
                 return response
             async for chunk in answer.content.iter_any():
+                if self.away:
+                    return _cut(request)
                 await response.write(chunk)
                 if fault.mute:
                     await asyncio.sleep(3600)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from remotegpu_hub.clients.kubernetes import NODES, PODS
 from remotegpu_hub.clients.nodes import is_ready
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import keys, users, volumes
-from remotegpu_hub.orm import EndReason, EnvironmentState, Volume
+from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState, Volume
 from tests.cluster.cluster import NODE, LocalCluster
 from tests.cluster.faults import Fault, Front
 from tests.hubs import ROOT
@@ -33,8 +34,8 @@ class FrontedHub(KubeHub):
     front: Front
 
     def _write_kubeconfig(self, token: str) -> None:
-        super()._write_kubeconfig(token)
         if "front" not in vars(self):
+            super()._write_kubeconfig(token)
             self.direct = self.kubeconfig.rename(self.folder / "direct")
             self.front = in_thread(Front(str(self.direct), self.folder))
 
@@ -70,6 +71,7 @@ def hub(test_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(autouse=True)
 def nothing_left(hub: FrontedHub) -> Iterator[None]:
     yield
+    hub.front.away = False
     hub.front.faults.clear()
     hub.stop_all()
     hub.check()
@@ -116,6 +118,55 @@ def test_a_watch_that_falls_silent_hides_no_end(hub: FrontedHub):
     hub.start_server("alice", ONE_GPU)
     hub.stop_server("alice")
     assert hub.pods() == []
+
+
+def test_a_first_list_that_fails_when_the_hub_starts_ends_nothing(hub: FrontedHub):
+    hub.start_server("alice", ONE_GPU)
+    uid = hub.pod_of("alice")["metadata"]["uid"]
+    hub.kill()
+    first = Fault(status=500, method="GET", part="labelSelector=component")
+    hub.tell(first)
+    hub.begin()
+    hub.wait_ready()
+    hub.until(lambda: first not in hub.front.faults, "the list failed")
+    time.sleep(5)  # some polls
+    assert hub.model("alice")["ready"]
+    assert hub.pod_of("alice")["metadata"]["uid"] == uid
+    hub.stop_server("alice")
+    assert hub.run_of("alice").end_reason == EndReason.USER
+
+
+@pytest.mark.prove
+def test_minutes_without_the_api_server_end_nothing_and_then_all_is_seen_again(hub: FrontedHub):
+    hub.start_server("alice", ONE_GPU)
+    uid = hub.pod_of("alice")["metadata"]["uid"]
+    before = hub.log_text().count("never recovered, giving up")
+    hub.front.away = True
+    hub.until(lambda: hub.log_text().count("never recovered, giving up") > before, "KubeSpawner's watch gave up")
+    time.sleep(15)
+    hub.front.away = False
+    time.sleep(15)
+    assert hub.model("alice")["ready"]
+    assert hub.pod_of("alice")["metadata"]["uid"] == uid
+    assert hub.run_of("alice").state == AllocationState.ACTIVE
+    hub.start_server("bob")
+    hub.stop_server("alice")
+    assert hub.run_of("alice").end_reason == EndReason.USER
+    name = hub.pod_of("bob")["metadata"]["name"]
+    hub.kube(lambda kube: kube.delete(PODS, name, hub.namespace, grace=1))
+    hub.until_free("bob")
+    assert hub.run_of("bob").end_reason == EndReason.POD_DELETED
+
+
+def test_after_a_restart_every_run_is_known_and_a_stop_is_its_users(hub: FrontedHub):
+    for user in ("alice", "bob"):
+        hub.start_server(user)
+    hub.restart(killed=True)
+    for user in ("alice", "bob"):
+        hub.until(lambda user=user: hub.model(user).get("ready"), "the hub knows it again")
+        hub.stop_server(user)
+        run = hub.run_of(user)
+        assert (run.end_reason, run.environment.state) == (EndReason.USER, EnvironmentState.STOPPED)
 
 
 Right = tuple[str, str, str]

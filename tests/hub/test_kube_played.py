@@ -34,10 +34,10 @@ class PlayedCluster(LocalCluster):
 
 
 @pytest.fixture(scope="module")
-def hub(api_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHub]:
-    cluster = PlayedCluster(api_server, "registry.example.org", Path("/"), node=name_of(0), address="127.0.0.1")
+def hub(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHub]:
+    cluster = PlayedCluster(scheduler, "registry.example.org", Path("/"), node=name_of(0), address="127.0.0.1")
     folder = tmp_path_factory.mktemp("kube-played")
-    with played_nodes(api_server, COUNT, ADDRESS), KubeHub(folder, cluster, POOL) as running:
+    with played_nodes(scheduler, COUNT, ADDRESS), KubeHub(folder, cluster, POOL) as running:
         running.world.price(f"gpu:{MODEL}", 3600)
         running.until(lambda: running.free(MODEL) == 8 * COUNT, "the nodes are known")
         yield running
@@ -193,3 +193,38 @@ def test_a_node_that_loses_gpus_is_shown_with_what_it_has_and_what_runs_stays(hu
         has(8)
     hub.until(lambda: hub.model("bob").get("ready"), "it runs")
     assert hub.host_of("bob") != node
+
+
+def test_gpus_that_are_split_by_mig_while_one_is_held_are_given_in_slices_and_the_holder_stays(hub: KubeHub):
+    node = start(hub, "alice")["spec"]["nodeName"]
+    product = "NVIDIA-H100-80GB-HBM3"
+    slices = "nvidia.com/mig-1g.10gb"
+    hub.world.price(f"gpu:{MODEL}/1g.10gb", 500)
+
+    def becomes(labels: dict[str, str | None], room: dict[str, str | None]) -> None:
+        told = {"status": {"capacity": room, "allocatable": room}}
+        merge = "application/merge-patch+json"
+        hub.kube(lambda kube: kube.patch(NODES, node, {"metadata": {"labels": labels}}))
+        hub.kube(lambda kube: kube._json("PATCH", NODES.path(None, node, "status"), body=told, content_type=merge))
+
+    try:
+        becomes(
+            {"nvidia.com/gpu.product": f"{product}-MIG-INVALID", "nvidia.com/gpu.replicas": "0"},
+            {"nvidia.com/gpu": "0"},
+        )
+        hub.until(lambda: hub.free(MODEL) == 8 * (COUNT - 1), "what is between two layouts is not given, others are")
+        becomes({"nvidia.com/gpu.product": product, "nvidia.com/gpu.replicas": "1"}, {slices: "14"})
+        hub.until(lambda: hub.free(f"{MODEL}/1g.10gb") == 14, "its slices are there")
+        pod = start(hub, "bob", gpu_model=f"{MODEL}/1g.10gb")
+        assert pod["spec"]["nodeName"] == node
+        assert pod["spec"]["containers"][0]["resources"]["limits"][slices] == "1"
+        assert hub.reconcile() == []
+        assert hub.model("alice")["ready"]
+        for user in ("alice", "bob"):
+            hub.stop_server(user)
+    finally:
+        becomes(
+            {"nvidia.com/gpu.product": product, "nvidia.com/gpu.replicas": None}, {"nvidia.com/gpu": "8", slices: None}
+        )
+    hub.until(lambda: hub.free(MODEL) == 8 * COUNT, "they are whole again")
+    assert hub.free(f"{MODEL}/1g.10gb") == 0

@@ -43,6 +43,8 @@ OPERATORS = {
     "env": {"NVIDIA_VISIBLE_DEVICES": "all", "LD_PRELOAD": "/x.so", "CUDA_DISABLE_CONTROL": "true", "HOME": "/home/x"},
     "privileged": True, "labels": {"team": "blue"}, "extra_pod_config": {"hostNetwork": True, "hostPID": True},
     "automount_service_account_token": True, "service_account": "hub",
+    "container_security_context": {"runAsNonRoot": False, "runAsUser": 0, "procMount": "Unmasked",
+                                   "seccompProfile": {"type": "Unconfined"}},
 }  # fmt: skip
 
 
@@ -159,6 +161,10 @@ def test_what_the_operator_set_stays_but_for_what_would_break_the_rules() -> Non
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
     for container in (*spec["containers"], *spec["initContainers"]):
         assert container["securityContext"].items() >= BOUND.items()
+    assert server["securityContext"] == {**BOUND, "runAsUser": 0}, "which the kubelet refuses, as the pod wants"
+    assert (spec["securityContext"]["runAsNonRoot"], spec["securityContext"]["seccompProfile"]["type"]) == (
+        True, "RuntimeDefault",
+    )  # fmt: skip
     assert not env_of(server).keys() & builder.OURS - {"CUDA_DEVICE_ORDER"}, "nothing was smuggled in"
     for name in ("initContainers", "containers"):
         for container in spec[name]:
@@ -389,9 +395,9 @@ def test_a_home_can_be_for_many_hosts() -> None:
     assert (claim["spec"]["accessModes"], claim["spec"]["storageClassName"]) == (["ReadWriteMany"], "nfs")
 
 
-def test_a_claim_by_dra_names_the_devices() -> None:
-    template = builder.claim_template(replace(HELD, gpus=NAMED), hub_id=HUB)
-    assert template["metadata"] == {"name": "rgpu-alice-41-01234567-gpu", "labels": LABELS}
+def test_a_claim_by_dra_names_the_devices_and_goes_with_its_pod() -> None:
+    template = builder.claim_template(POD, held=replace(HELD, gpus=NAMED), hub_id=HUB)
+    assert template["metadata"] == {"name": "rgpu-alice-41-01234567-gpu", "labels": LABELS, "ownerReferences": OWNER}
     (request,) = template["spec"]["spec"]["devices"]["requests"]
     assert request == {"name": "gpu", "exactly": {
         "deviceClassName": "gpu.nvidia.com", "count": 2,
@@ -437,7 +443,7 @@ def manifests() -> list[Any]:
         pytest.param(
             builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), OLDEST, id="claim"
         ),
-        pytest.param(builder.claim_template(held, hub_id=HUB), "1.34", id="claim template"),
+        pytest.param(builder.claim_template(POD, held=held, hub_id=HUB), "1.34", id="claim template"),
         *(pytest.param(rule, OLDEST, id=rule["kind"]) for rule in rules),
     ]
 
