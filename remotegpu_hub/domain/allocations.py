@@ -436,7 +436,7 @@ def open_runs(session: Session) -> list[Snapshot]:
         .where(Allocation.state != ENDED)
         .order_by(Allocation.id)
     )
-    return [Snapshot(*row) for row in rows]  # type: ignore[call-arg]  # SQLAlchemy tells the types of nine columns
+    return [Snapshot(*row) for row in rows]
 
 
 @dataclass(frozen=True)
