@@ -31,6 +31,22 @@ from . import (
 from . import site as sites
 from .routes import ROUTES
 
+PAGES: list[tuple[str, type[Any], dict[str, Any]]] = [
+    *pages.ROUTES,
+    *environment_page.ROUTES,
+    *try_page.ROUTES,
+    *space_pages.ROUTES,
+    *member_pages.ROUTES,
+    *work_pages.ROUTES,
+    *limit_pages.ROUTES,
+    *request_pages.ROUTES,
+    *quota_pages.ROUTES,
+    *admin.ROUTES,
+    *hook_pages.ROUTES,
+    STATIC,
+]
+"""What a browser shows; patterns below the service's prefix."""
+
 
 class Offers(Handler):
     """What the caller may start now, with the price and limits of the choice in the query."""
@@ -105,18 +121,7 @@ def main() -> None:
         [
             *own,
             *handlers(ROUTES, {"events": events.Stream}),
-            *pages.ROUTES,
-            *environment_page.ROUTES,
-            *try_page.ROUTES,
-            *space_pages.ROUTES,
-            *member_pages.ROUTES,
-            *work_pages.ROUTES,
-            *limit_pages.ROUTES,
-            *request_pages.ROUTES,
-            *quota_pages.ROUTES,
-            *admin.ROUTES,
-            *hook_pages.ROUTES,
-            STATIC,
+            *PAGES,
         ],
         ticks,
     )
