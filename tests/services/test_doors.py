@@ -1,4 +1,5 @@
-"""What every page and every route has in common, by generation over all of them: no form of another site counts."""
+"""What every page and every route has in common, by generation over all of them: no form of another site counts, and
+the headers that keep a browser safe."""
 
 import re
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from tornado.web import RequestHandler
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from remotegpu_hub.services.workspaces.service import PAGES
 from tests.gpu_hubs import GpuHub
+
+from .test_api import Desk
 
 GROUP = re.compile(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)")
 POSTED = [pattern for pattern, page, _ in PAGES if page.post is not RequestHandler.post]  # type: ignore[comparison-overlap]
@@ -39,6 +42,13 @@ def browser(hub: GpuHub) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def desk(hub: GpuHub) -> Desk:
+    made = Desk(hub)
+    made.restore()
+    return made
+
+
 def token_of_forms(browser: httpx.Client) -> str:
     found = re.search(r'<meta name="xsrf" content="([^"]+)"', browser.get("services/workspaces/keys").text)
     assert found, "the admin is not logged in to the service"
@@ -64,3 +74,51 @@ def test_no_script_of_another_site_counts(browser: httpx.Client):
         codes = [ask(given).status_code for given in ({}, {"X-XSRFToken": "wrong"}, {"X-XSRFToken": right})]
         assert codes[:2] == [403, 403], route.operation
         assert codes[2] != 403, f"{route.operation}: with its token it is taken"
+
+
+def check_headers(answer: httpx.Response) -> None:
+    """Nothing runs in the page but our own scripts, nothing frames it, nothing guesses what it is, nobody is told of it."""
+    policy = {one.split()[0]: one.split()[1:] for one in answer.headers["Content-Security-Policy"].split(";")}
+    assert policy["default-src"] == policy["frame-ancestors"] == ["'none'"], answer.url
+    assert not {"'unsafe-inline'", "'unsafe-eval'", "*"} & {source for one in policy.values() for source in one}
+    if answer.headers.get("Content-Type", "").startswith("text/html"):
+        assert (policy["script-src"], policy["style-src"]) == (["'self'"], ["'self'"]), answer.url
+        assert policy["base-uri"] == ["'none'"], answer.url
+        assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", answer.text), answer.url
+    assert answer.headers["X-Content-Type-Options"] == "nosniff", answer.url
+    assert answer.headers["Referrer-Policy"] in ("same-origin", "no-referrer"), answer.url
+    assert "Server" not in answer.headers or "ornado" not in answer.headers["Server"], answer.url
+
+
+def test_every_page_tells_the_browser_what_to_refuse(hub: GpuHub, browser: httpx.Client, desk: Desk):
+    known = {"user": "carol", "id": desk.environment, "name": "lab"}
+    shown = 0
+    for pattern in READ_PAGES:
+        if pattern.startswith("static"):
+            answer = browser.get(f"services/workspaces/{fill(pattern)}")
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            continue
+        more = {"id": desk.image} if "images" in pattern else {"name": "small"} if "flavors" in pattern else {}
+        for path in (fill(pattern, **known | more), fill(pattern)):
+            for who in (browser.get, lambda path: httpx.get(f"{hub.url}{path}", trust_env=False, timeout=60)):
+                answer = who(f"services/workspaces/{path}")
+                assert answer.status_code < 500, (path, answer.status_code)
+                check_headers(answer)
+                shown += answer.status_code == 200
+    assert shown > 20, "most of them were seen as they are"
+    refused = browser.post("services/workspaces/keys", data={})
+    assert refused.status_code == 403
+    check_headers(refused)
+
+
+def test_every_answer_of_the_api_tells_the_browser_what_to_refuse(hub: GpuHub, desk: Desk):
+    for route in ROUTES:
+        if route.method == "GET":
+            given = {"headers": {"Accept": "application/json"}}
+            answers = [desk.send("hub admin", route, **given), desk.send("hub admin", route, token="wrong", **given)]
+            assert answers[0].is_success, (route.operation, answers[0].text)
+            for answer in answers:
+                check_headers(answer)
+    for method, path in (("GET", "no/such/path"), ("PUT", "workspaces/lab"), ("GET", "audit?limit=0"),
+                         ("GET", "openapi.json"), ("GET", "offers")):  # fmt: skip
+        check_headers(desk.ask("hub admin", method, path))

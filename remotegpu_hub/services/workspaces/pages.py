@@ -227,7 +227,10 @@ def _bars(view: View, level: Any, *, only_limited: bool = False) -> list[Bar]:
 class MyKeys(Page):
     """The reader's SSH keys."""
 
-    async def get(self) -> None:
+    async def get(self, id: str | None = None) -> None:
+        if id is not None:  # the address of a form that was refused
+            self.back("keys")
+            return
         await self.render_keys()
 
     async def render_keys(self, error: RemoteGPUError | None = None, text: str = "") -> None:
