@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from tornado.web import HTTPError, StaticFileHandler, authenticated
 
 from .. import units, words
-from ..errors import Conflict, RemoteGPUError
+from ..errors import Conflict, RemoteGPUError, TooMany
 from .api import Buckets, Route, call_of, check_unchanged
 from .base import Request
 
@@ -185,6 +185,8 @@ class Page(Request):
         view = View(self.language)
         if isinstance(error, RemoteGPUError):
             self.set_status(error.status)
+            if isinstance(error, TooMany):
+                self.set_header("Retry-After", str(error.facts["after_seconds"]))
             told: Any = view.explain(error)
         elif status_code == 404:
             told = view.say("{what} was not found.", what=view.say("This page"))

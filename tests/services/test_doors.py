@@ -1,8 +1,9 @@
-"""What every page and every route has in common, by generation over all of them: no form of another site counts, and
-the headers that keep a browser safe."""
+"""What every page and every route has in common, by generation over all of them: no form of another site counts, the
+headers that keep a browser safe, and how often one may ask."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -18,6 +19,8 @@ GROUP = re.compile(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)")
 POSTED = [pattern for pattern, page, _ in PAGES if page.post is not RequestHandler.post]  # type: ignore[comparison-overlap]
 READ_PAGES = [pattern for pattern, page, _ in PAGES if page.get is not RequestHandler.get]  # type: ignore[comparison-overlap]
 CHANGING = [route for route in ROUTES if route.changes]
+MOST = 1500
+"""Requests that are sent at most until one is refused."""
 
 
 def fill(pattern: str, **known: object) -> str:
@@ -122,3 +125,40 @@ def test_every_answer_of_the_api_tells_the_browser_what_to_refuse(hub: GpuHub, d
     for method, path in (("GET", "no/such/path"), ("PUT", "workspaces/lab"), ("GET", "audit?limit=0"),
                          ("GET", "openapi.json"), ("GET", "offers")):  # fmt: skip
         check_headers(desk.ask("hub admin", method, path))
+
+
+@pytest.fixture
+def hasty(hub: GpuHub) -> str:
+    """A token of somebody whom no other test is, which carries nothing: what it asks costs the service little."""
+    return hub.token_of("hasty", ["access:services!service=workspaces"])
+
+
+def too_many(ask: Callable[[], httpx.Response], seen: set[int]) -> httpx.Response:
+    """Ask, faster than anybody may for long, until it is refused."""
+    with ThreadPoolExecutor(16) as threads:
+        for _ in range(MOST // 50):
+            for answer in threads.map(lambda _: ask(), range(50)):
+                if answer.status_code == 429:
+                    return answer
+                seen.add(answer.status_code)
+    raise AssertionError(f"{MOST} requests at once, and none was refused")
+
+
+@pytest.mark.parametrize(
+    ("path", "else_"), [("api/workspaces", 403), ("environments/0/stop", 303)], ids=["API", "pages"]
+)
+def test_who_asks_too_often_is_told_when_to_ask_again(hub: GpuHub, hasty: str, path: str, else_: int):
+    seen: set[int] = set()
+    with httpx.Client(base_url=f"{hub.url}services/workspaces/", trust_env=False, timeout=60) as client:
+        headers = {"Authorization": f"token {hasty}", "Accept-Language": "zh-CN"}
+        answer = too_many(lambda: client.get(path, headers=headers), seen)
+    assert seen == {else_}, "until then it is answered"
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    check_headers(answer)
+    if path.startswith("api"):
+        error = answer.json()["error"]
+        assert set(error) == {"code", "message", "facts", "request_id"}
+        assert error["code"] == "too_many_requests"
+        assert error["facts"]["after_seconds"] == int(answer.headers["Retry-After"])
+    else:
+        assert "请求" in answer.text
