@@ -9,10 +9,12 @@ import httpx
 import pytest
 from tornado.web import RequestHandler
 
+from remotegpu_hub.services.api import WRITE, Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from remotegpu_hub.services.workspaces.service import PAGES
 from tests.gpu_hubs import GpuHub
 
+from .conftest import SERVICE_TOKENS
 from .test_api import Desk
 
 GROUP = re.compile(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)")
@@ -162,3 +164,27 @@ def test_who_asks_too_often_is_told_when_to_ask_again(hub: GpuHub, hasty: str, p
         assert error["facts"]["after_seconds"] == int(answer.headers["Retry-After"])
     else:
         assert "请求" in answer.text
+
+
+PERSONAL = {
+    "list_environments", "list_keys", "list_ports", "list_my_invitations", "list_quota_requests", "list_workspaces",
+    "read_me",
+}  # fmt: skip
+"""What only somebody has, and a service is nobody."""
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation)
+def test_a_service_does_what_its_role_says_and_no_more(desk: Desk, route: Route):
+    reads, writes = (desk.send("owner", route, token=SERVICE_TOKENS[name]) for name in ("reader", "writer"))
+    if route.changes:
+        assert reads.status_code == 403, "it may only read"
+    elif route.operation not in PERSONAL:
+        assert reads.is_success, f"{reads.status_code} {reads.text}"
+    else:
+        assert reads.status_code in (403, 404), reads.text
+    if route.operation == "read_who":
+        assert writes.is_success
+    else:
+        assert writes.status_code in (403, 404), (
+            f"{WRITE} is about what is one's own: {writes.status_code} {writes.text}"
+        )
