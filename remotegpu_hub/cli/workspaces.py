@@ -53,7 +53,7 @@ def names_of_workspaces(command: Asking) -> list[str]:
 
 def members_of(command: Asking, workspace: str) -> list[dict[str, Any]]:
     """All members, owners first."""
-    items = command.read("workspaces/{workspace}/members", workspace=workspace)["items"]
+    items = command.every("workspaces/{workspace}/members", workspace=workspace)
     rows = [{"workspace": workspace, **one} for one in items]
     return sorted(rows, key=lambda row: (list(Role).index(Role(row["role"])), row["user"]))
 
