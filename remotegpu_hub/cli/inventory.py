@@ -115,7 +115,7 @@ class GpusList(Asking):
 
     def run(self) -> None:
         if self.host is not None:
-            rows = self.read("hosts/{host}/gpus", host=self.host)["items"]
+            rows = self.every("hosts/{host}/gpus", host=self.host)
         else:
             rows = sorted(self.every("gpus"), key=lambda row: (row["host"], row["index"]))
         self.show_rows("gpus", rows, GPU_COLUMNS, empty="There are no GPUs.")

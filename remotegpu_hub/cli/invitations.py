@@ -28,9 +28,9 @@ class InvitationsList(Asking):
         name = self.word(0)
         if name is None:
             self.needs_hub()
-            rows = self.read("invitations")["items"]
+            rows = self.every("invitations")
         else:
-            rows = self.read(PATH, workspace=name)["items"]
+            rows = self.every(PATH, workspace=name)
         self.show_rows("invitations", rows, COLUMNS, empty="Nobody is invited." if name else "You are not invited.")
 
 

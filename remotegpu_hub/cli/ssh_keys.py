@@ -24,7 +24,7 @@ class KeysList(Asking):
     description = "List a user's public keys."
 
     def run(self) -> None:
-        rows = self.read(PATH, user=self.need(0))["items"]
+        rows = self.every(PATH, user=self.need(0))
         self.show_rows("ssh_keys", rows, COLUMNS, empty=f"{self.need(0)} has no keys.")
 
 
@@ -65,7 +65,7 @@ class KeysRemove(Asking):
 
     def run(self) -> None:
         number = whole(self.need(1), "KEY")
-        known = self.read(PATH, user=self.need(0))["items"]
+        known = self.every(PATH, user=self.need(0))
         row = next((one for one in known if one["id"] == number), {"id": number})
         self.ask("DELETE", f"{PATH}/{{id}}", user=self.need(0), id=str(number))
         self.show_one("ssh_key", row, f"Key {number} of {self.need(0)} is removed.")

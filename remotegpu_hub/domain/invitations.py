@@ -6,7 +6,7 @@ other is told what became of it.
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict, Invalid, NotFound
@@ -114,7 +114,12 @@ def ran_out(member: Member, *, now: datetime) -> bool:
 
 def open_of(session: Session, *, user: User, now: datetime) -> list[Member]:
     """What the user can accept now, the newest first, each with its workspace."""
-    rows = session.scalars(
+    return list(session.scalars(to(user, now=now).order_by(Member.created_at.desc(), Member.workspace_id)))
+
+
+def to(user: User, *, now: datetime) -> Select[Member]:
+    """What the user can accept now, in no order."""
+    return (
         select(Member)
         .join(Member.workspace)
         .where(
@@ -123,17 +128,18 @@ def open_of(session: Session, *, user: User, now: datetime) -> list[Member]:
             or_(Member.invited_until.is_(None), Member.invited_until > now),
             Workspace.status == WorkspaceStatus.ACTIVE,
         )
-        .order_by(Member.created_at.desc(), Member.workspace_id)
     )
-    return list(rows)
 
 
 def of_workspace(session: Session, *, workspace: Workspace) -> list[Member]:
     """Who is invited, also where it ran out, the newest first."""
-    rows = session.scalars(
+    return list(session.scalars(into(workspace).order_by(Member.created_at.desc(), Member.user_id)))
+
+
+def into(workspace: Workspace) -> Select[Member]:
+    """Who is invited, also where it ran out, in no order."""
+    return (
         select(Member)
         .join(Member.user)
         .where(Member.workspace_id == workspace.id, Member.status == MemberStatus.INVITED, User.deleted_at.is_(None))
-        .order_by(Member.created_at.desc(), Member.user_id)
     )
-    return list(rows)

@@ -11,7 +11,7 @@ from typing import Final
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict, Invalid, NotFound
@@ -109,11 +109,12 @@ def remove(session: Session, *, user: User, key_id: int, actor: Actor, now: date
 
 def of_user(session: Session, *, user: User) -> list[SshKey]:
     """A user's keys, oldest first."""
-    return list(
-        session.scalars(
-            select(SshKey).where(SshKey.user_id == user.id, SshKey.deleted_at.is_(None)).order_by(SshKey.id)
-        )
-    )
+    return list(session.scalars(live_of(user).order_by(SshKey.id)))
+
+
+def live_of(user: User) -> Select[SshKey]:
+    """A user's keys, in no order."""
+    return select(SshKey).where(SshKey.user_id == user.id, SshKey.deleted_at.is_(None))
 
 
 def authorized(session: Session, *, user_ids: Collection[int]) -> dict[int, str]:

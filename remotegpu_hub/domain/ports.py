@@ -169,21 +169,20 @@ class Way:
 
 def ways(run: Allocation, *, login: str) -> list[Way]:
     """How each open port of a run is reached. `login` is the system user inside; empty: the hub user's own name."""
-    found = []
-    for port in run.ports:
-        if not port.open:
-            continue
-        server = "".join(f"{quote(name, safe='@~')}/" for name in (run.user.name, run.environment.server_name) if name)
-        hub_path = f"user/{server}proxy/{port.internal_port}/"
-        if port.url:
-            found.append(Way(port.service.value, port.address, url=port.url, hub_path=hub_path))
-            continue
-        host = run.host.address if port.address == ANY_NODE else port.address
-        address = f"{f'[{host}]' if ':' in host else host}:{port.external_port}"
-        if port.service == PortService.SSH:
-            command = f"ssh -p {port.external_port} {login or run.user.name}@{host}"
-            found.append(Way(port.service.value, address, command=command))
-            continue
-        url = f"http://{address}/" if port.service in WEB else None
-        found.append(Way(port.service.value, address, url=url, hub_path=hub_path))
-    return found
+    return [way(port, login=login) for port in run.ports if port.open]
+
+
+def way(port: PortMapping, *, login: str) -> Way:
+    """How one port is reached."""
+    run = port.allocation
+    server = "".join(f"{quote(name, safe='@~')}/" for name in (run.user.name, run.environment.server_name) if name)
+    hub_path = f"user/{server}proxy/{port.internal_port}/"
+    if port.url:
+        return Way(port.service.value, port.address, url=port.url, hub_path=hub_path)
+    host = run.host.address if port.address == ANY_NODE else port.address
+    address = f"{f'[{host}]' if ':' in host else host}:{port.external_port}"
+    if port.service == PortService.SSH:
+        command = f"ssh -p {port.external_port} {login or run.user.name}@{host}"
+        return Way(port.service.value, address, command=command)
+    url = f"http://{address}/" if port.service in WEB else None
+    return Way(port.service.value, address, url=url, hub_path=hub_path)

@@ -213,14 +213,6 @@ def test_an_admin_sees_every_gpu_and_takes_one_out_and_nobody_else_does(demo: De
     keep(dark, "gpus-zh-dark")
 
 
-def test_a_form_of_another_site_does_nothing(demo: Demo, visit: Visit) -> None:
-    page = visit("ada")
-    answer = page.context.request.post(
-        f"{demo.address}services/workspaces/keys", form={"public_key": "ssh-ed25519 AAAA"}
-    )
-    assert answer.status in (403, 404)
-
-
 def test_one_environment_shows_its_log_live_and_how_its_runs_ended(demo: Demo, visit: Visit, keep: Keep) -> None:
     page = visit("boris")
     page.fill("#rg-name", "watched")

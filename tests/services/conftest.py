@@ -1,5 +1,6 @@
 """One hub for all tests of the services: its workspace `lab` has a member of each role, `secret` is somebody else's."""
 
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -13,12 +14,21 @@ from tests.worlds import ADMIN
 
 ROLES = {"alice": "owner", "bob": "admin", "carol": "member", "dave": "viewer"}
 
+SERVICE_TOKENS = {"reader": "reader-" + secrets.token_hex(16), "writer": "writer-" + secrets.token_hex(16)}
+"""Services of others, which carry `custom:remotegpu:read` and `:write`."""
+OTHER_SERVICES = f"""
+for name, token in {SERVICE_TOKENS!r}.items():
+    c.JupyterHub.services.append({{"name": name, "api_token": token}})
+    scopes = ["access:services!service=workspaces", "custom:remotegpu:" + {{"reader": "read", "writer": "write"}}[name]]
+    c.JupyterHub.load_roles.append({{"name": name, "services": [name], "scopes": scopes}})
+"""
+
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory, postgres: pg.Postgres) -> Iterator[GpuHub]:
     """On PostgreSQL: what two do at once meets there, while SQLite lets one wait for the other."""
     url = postgres.url(postgres.create_database())
-    quick = "c.RemoteGPU.webhook_retries, c.RemoteGPU.webhook_networks = [0.5, 1.0], ['127.0.0.0/8']"
+    quick = "c.RemoteGPU.webhook_retries, c.RemoteGPU.webhook_networks = [0.5, 1.0], ['127.0.0.0/8']" + OTHER_SERVICES
     with GpuHub(tmp_path_factory.mktemp("services"), quick, members=(*ROLES, "eve", "zoe"), db_url=url) as running:
         running.add_users("admin")
         put_members(running)

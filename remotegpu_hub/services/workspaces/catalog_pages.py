@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from tornado.web import HTTPError
 
 from ... import plain, words
 from ...domain import inventory, prices
@@ -67,13 +68,15 @@ class Catalog(Page):
     """Flavors and images."""
 
     async def get(self, name: str = "") -> None:
-        if name:
+        if name:  # the address of a form that was refused
             self.back("admin/catalog")
             return
         await self.show_catalog()
 
-    async def post(self, name: str) -> None:
+    async def post(self, name: str = "") -> None:
         """Retire a flavor."""
+        if not name:
+            raise HTTPError(405)
         try:
             await self.do(_ROUTES[catalogue.retire_flavor], {"name": name})
         except RemoteGPUError as error:

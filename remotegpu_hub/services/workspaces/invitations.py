@@ -4,11 +4,13 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import Field
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, selectinload
 
 from ...domain import invitations, users, workspaces
 from ...errors import NotFound
 from ...orm import Member, Role, Workspace
-from ..api import Call, Needs, Route, Shape
+from ..api import Call, Needs, Paging, Route, Shape, page
 from .spaces import check_rank
 
 
@@ -49,8 +51,16 @@ def shown(call: Call, member: Member) -> dict[str, Any]:
 
 
 def list_invitations(call: Call) -> Any:
-    found = invitations.of_workspace(call.session, workspace=call.space)
-    return [shown(call, one) for one in found], None
+    return _listed(call, invitations.into(call.space), Member.user_id)
+
+
+def _listed(call: Call, query: Select[Any], other: InstrumentedAttribute[int]) -> Any:
+    """The newest first; of one moment, by the `other` side."""
+    query = query.options(selectinload(Member.workspace), selectinload(Member.user))
+    sorts = {"created_at": (Member.created_at, other)}
+    return page(
+        call.session, query, call.query, sorts=sorts, sort="-created_at", shown=lambda one: shown(call, one)
+    )  # fmt: skip
 
 
 def create_invitation(call: Call) -> Any:
@@ -76,8 +86,7 @@ def take_back_invitation(call: Call) -> None:
 
 
 def list_my_invitations(call: Call) -> Any:
-    found = invitations.open_of(call.session, user=call.caller.person, now=call.now)
-    return [shown(call, one) for one in found], None
+    return _listed(call, invitations.to(call.caller.person, now=call.now), Member.workspace_id)
 
 
 def accept_invitation(call: Call) -> None:
@@ -102,13 +111,13 @@ def _inviting(call: Call) -> Workspace:
 
 ROUTES = [
     Route("GET", "workspaces/{workspace}/invitations", "List who is invited, newest first", Needs.MANAGER,
-          list_invitations, answers=InvitationShown, listing=True),
+          list_invitations, answers=InvitationShown, query=Paging, listing=True),
     Route("POST", "workspaces/{workspace}/invitations", "Invite a user of the hub; its admins only as member or viewer",
           Needs.MANAGER, create_invitation, answers=InvitationShown, body=NewInvitation, status=201),
     Route("DELETE", "workspaces/{workspace}/invitations/{user}", "Take an invitation back", Needs.MANAGER,
           take_back_invitation),
     Route("GET", "invitations", "List invitations that you can accept", Needs.SELF, list_my_invitations,
-          answers=InvitationShown, listing=True),
+          answers=InvitationShown, query=Paging, listing=True),
     Route("POST", "invitations/{workspace}/accept", "Accept an invitation", Needs.SELF, accept_invitation),
     Route("POST", "invitations/{workspace}/decline", "Decline an invitation", Needs.SELF, decline_invitation),
 ]  # fmt: skip

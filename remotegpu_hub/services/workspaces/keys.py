@@ -8,7 +8,7 @@ from pydantic import Field
 from ...domain import keys, users
 from ...errors import NotFound
 from ...orm import SshKey, User
-from ..api import Call, Needs, Route, Shape
+from ..api import Call, Needs, Paging, Route, Shape, page
 
 
 class KeyShown(Shape):
@@ -34,8 +34,12 @@ def shown(key: SshKey) -> dict[str, Any]:
     }
 
 
+def _listed(call: Call, user: User) -> Any:
+    return page(call.session, keys.live_of(user), call.query, sorts={"id": (SshKey.id,)}, sort="id", shown=shown)
+
+
 def list_keys(call: Call) -> Any:
-    return [shown(key) for key in keys.of_user(call.session, user=call.caller.person)], None
+    return _listed(call, call.caller.person)
 
 
 def add_key(call: Call) -> Any:
@@ -63,7 +67,7 @@ def _named(call: Call) -> User:
 
 
 def list_keys_of_user(call: Call) -> Any:
-    return [shown(key) for key in keys.of_user(call.session, user=_named(call))], None
+    return _listed(call, _named(call))
 
 
 def add_key_of_user(call: Call) -> Any:
@@ -79,12 +83,13 @@ def remove_key_of_user(call: Call) -> None:
 
 
 ROUTES = [
-    Route("GET", "ssh-keys", "List your SSH keys", Needs.SELF, list_keys, answers=KeyShown, listing=True),
+    Route("GET", "ssh-keys", "List your SSH keys", Needs.SELF, list_keys, answers=KeyShown, query=Paging,
+          listing=True),
     Route("POST", "ssh-keys", "Add an SSH key; it counts within seconds, also where something runs", Needs.SELF,
           add_key, answers=KeyShown, body=NewKey, status=201),
     Route("DELETE", "ssh-keys/{id}", "Remove an SSH key", Needs.SELF, remove_key),
     Route("GET", "users/{user}/ssh-keys", "List the SSH keys of a user: of yourself, or as a hub admin", Needs.SELF,
-          list_keys_of_user, answers=KeyShown, listing=True),
+          list_keys_of_user, answers=KeyShown, query=Paging, listing=True),
     Route("POST", "users/{user}/ssh-keys", "Add an SSH key of a user", Needs.SELF, add_key_of_user, answers=KeyShown,
           body=NewKey, status=201),
     Route("DELETE", "users/{user}/ssh-keys/{id}", "Remove an SSH key of a user", Needs.SELF, remove_key_of_user),

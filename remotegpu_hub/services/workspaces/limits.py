@@ -46,6 +46,7 @@ class QuotaEdit(Shape):
 
 
 class QuotasAsked(Paging):
+    sort: Literal["id", "-id"] = Field("id", description="In the order in which they were first set.")
     scope: QuotaScope | None = None
     workspace: str | None = Field(None, max_length=63, description="Of this one, and of members inside it.")
     user: str | None = Field(None, max_length=255, description="Of this one, also inside workspaces.")
@@ -118,7 +119,7 @@ def list_quotas(call: Call) -> Any:
         query = query.where(Quota.user_id == users.by_name(call.session, name=call.query.user).id)
 
     found, following = page(
-        call.session, query, call.query, sorts={"id": (Quota.id,)}, sort="id", shown=lambda one: one
+        call.session, query, call.query, sorts={"id": (Quota.id,)}, sort=call.query.sort, shown=lambda one: one
     )  # fmt: skip
     spaces = named(call.session, Workspace, [one.workspace_id for one in found])
     people = named(call.session, User, [one.user_id for one in found])

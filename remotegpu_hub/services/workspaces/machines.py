@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from ... import plain
 from ...domain import inventory
@@ -133,6 +133,9 @@ class FlavorShown(Shape):
 
 class FlavorsAsked(Paging):
     sort: Literal["name", "-name"] = "name"
+    search: str | None = Field(None, max_length=100, description="In the name or the display name.")
+    gpu_model: str | None = Field(None, max_length=80)
+    retired: bool | None = None
 
 
 def list_hosts(call: Call) -> Any:
@@ -181,12 +184,16 @@ def list_environments_of_host(call: Call) -> Any:
 
 
 def list_gpus_of_host(call: Call) -> Any:
-    return plain.gpus(call.session, host=_host(call).name), None
+    return _gpus(call, select(Gpu).where(Gpu.host_id == _host(call).id), "index")
 
 
 def list_gpus(call: Call) -> Any:
-    sorts = {"id": (Gpu.id,)}
-    found, following = page(call.session, select(Gpu), call.query, sorts=sorts, sort="id", shown=lambda gpu: gpu.id)
+    return _gpus(call, select(Gpu), "id")
+
+
+def _gpus(call: Call, query: Select[Any], sort: str) -> Any:
+    sorts = {"id": (Gpu.id,), "index": (Gpu.index, Gpu.id)}
+    found, following = page(call.session, query, call.query, sorts=sorts, sort=sort, shown=lambda gpu: gpu.id)
     return plain.gpus(call.session, ids=found), following
 
 
@@ -233,10 +240,19 @@ def list_images(call: Call) -> Any:
 
 
 def list_flavors(call: Call) -> Any:
-    found, following = page(
-        call.session, select(Flavor), call.query, sorts={"name": (Flavor.name,)}, sort=call.query.sort,
-        shown=lambda one: one,
-    )  # fmt: skip
+    asked: FlavorsAsked = call.query
+    query = select(Flavor)
+    if asked.gpu_model is not None:
+        query = query.where(Flavor.gpu_model == asked.gpu_model)
+    if asked.retired is not None:
+        query = query.where(Flavor.retired == asked.retired)
+    if asked.search:
+        query = query.where(
+            Flavor.name.icontains(asked.search, autoescape=True)
+            | Flavor.display_name.icontains(asked.search, autoescape=True)
+        )
+    sorts = {"name": (Flavor.name,)}
+    found, following = page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
     _kept = named(call.session, Workspace, [one.workspace_id for one in found])
     return [plain.flavor(call.session, one) for one in found], following
 
@@ -253,7 +269,7 @@ ROUTES = [
     Route("GET", "hosts/{host}/environments", "List the environments that hold something of a host", Needs.HUB_ADMIN,
           list_environments_of_host, answers=runs.EnvironmentShown, query=runs.EnvironmentsAsked, listing=True),
     Route("GET", "hosts/{host}/gpus", "List the GPUs of a host with who holds them", Needs.HUB_ADMIN,
-          list_gpus_of_host, answers=GpuShown, listing=True),
+          list_gpus_of_host, answers=GpuShown, query=Paging, listing=True),
     Route("GET", "gpus", "List the GPUs of all hosts with who holds them", Needs.HUB_ADMIN, list_gpus,
           answers=GpuShown, query=Paging, listing=True),
     Route("PATCH", "gpus/{uuid}", "Take a GPU out for maintenance, or give it out again", Needs.HUB_ADMIN, edit_gpu,

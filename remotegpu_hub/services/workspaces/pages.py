@@ -294,7 +294,7 @@ class MyKeys(Page):
     """The reader's SSH keys."""
 
     async def get(self, id: str | None = None) -> None:
-        if id is not None:
+        if id is not None:  # the address of a form that was refused
             self.back("keys")
             return
         await self.render_keys()

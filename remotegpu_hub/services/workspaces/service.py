@@ -30,6 +30,22 @@ from . import (
 from . import site as sites
 from .routes import ROUTES
 
+PAGES: list[tuple[str, type[Any], dict[str, Any]]] = [
+    *pages.ROUTES,
+    *environment_page.ROUTES,
+    *try_page.ROUTES,
+    *space_pages.ROUTES,
+    *member_pages.ROUTES,
+    *work_pages.ROUTES,
+    *limit_pages.ROUTES,
+    *request_pages.ROUTES,
+    *quota_pages.ROUTES,
+    *admin.ROUTES,
+    *hook_pages.ROUTES,
+    STATIC,
+]
+"""What a browser shows; patterns below the service's prefix."""
+
 
 @cache
 def _description() -> str:
@@ -85,18 +101,7 @@ def main() -> None:
         [
             (r"api/openapi\.json", Description, {}),
             *handlers(ROUTES, {"events": events.Stream, "offers": quoting.Offers}),
-            *pages.ROUTES,
-            *environment_page.ROUTES,
-            *try_page.ROUTES,
-            *space_pages.ROUTES,
-            *member_pages.ROUTES,
-            *work_pages.ROUTES,
-            *limit_pages.ROUTES,
-            *request_pages.ROUTES,
-            *quota_pages.ROUTES,
-            *admin.ROUTES,
-            *hook_pages.ROUTES,
-            STATIC,
+            *PAGES,
         ],
         ticks,
     )

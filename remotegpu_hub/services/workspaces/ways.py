@@ -1,7 +1,7 @@
 """Routes of what is reached from outside: ports of environments, how to get in, and what a run prints."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import Select, select
@@ -36,6 +36,7 @@ class PortShown(Shape):
 
 
 class PortsAsked(Paging):
+    sort: Literal["id", "-id"] = "-id"
     service: PortService | None = None
     open: bool = Field(True, description="False: those that were given back.")
 
@@ -72,7 +73,7 @@ def _listed(call: Call, query: Select[Any]) -> Any:
             "since": run.admitted_at,
         }
 
-    return page(call.session, query, asked, sorts={"id": (PortMapping.id,)}, sort="-id", shown=shown)
+    return page(call.session, query, asked, sorts={"id": (PortMapping.id,)}, sort=asked.sort, shown=shown)
 
 
 def list_ports(call: Call) -> Any:
@@ -86,7 +87,12 @@ def list_all_ports(call: Call) -> Any:
 def list_access(call: Call) -> Any:
     """What can be pasted to get in; nothing while it does not run."""
     run = _newest(call, None)
-    return (ports.ways(run, login=call.runtime.settings.ssh_user) if run else []), None
+    query = select(PortMapping).where(PortMapping.allocation_id == (run.id if run else 0), PortMapping.open)
+    login = call.runtime.settings.ssh_user
+    return page(
+        call.session, query, call.query, sorts={"id": (PortMapping.id,)}, sort="id",
+        shown=lambda port: ports.way(port, login=login),
+    )  # fmt: skip
 
 
 def _newest(call: Call, number: int | None) -> Allocation | None:
@@ -118,6 +124,6 @@ ROUTES = [
     Route("GET", "all-ports", "List everybody's port mappings", Needs.HUB_ADMIN, list_all_ports, answers=PortShown,
           query=PortsAsked, listing=True),
     Route("GET", "environments/{id}/access", "Tell how its open ports are reached", Needs.SELF, list_access,
-          answers=Way, listing=True),
+          answers=Way, query=Paging, listing=True),
     Route("GET", "environments/{id}/logs", "Read what it prints", Needs.SELF, read_logs, query=LogsAsked, lines=True),
 ]  # fmt: skip

@@ -74,7 +74,8 @@ class DeliveryShown(Shape):
 
 
 def list_webhooks(call: Call) -> Any:
-    return webhooks.live(call.session), None
+    query = select(Webhook).where(Webhook.deleted_at.is_(None))
+    return page(call.session, query, call.query, sorts={"id": (Webhook.id,)}, sort="id", shown=lambda one: one)
 
 
 def read_webhook(call: Call) -> Webhook:
@@ -195,7 +196,8 @@ def deliver_again(call: Call) -> Any:
 
 
 ROUTES = [
-    Route("GET", "webhooks", "List webhooks", Needs.HUB_ADMIN, list_webhooks, answers=WebhookShown, listing=True),
+    Route("GET", "webhooks", "List webhooks", Needs.HUB_ADMIN, list_webhooks, answers=WebhookShown, query=Paging,
+          listing=True),
     Route("POST", "webhooks", "Add a webhook; the answer tells its secret, once", Needs.HUB_ADMIN, create_webhook,
           answers=WebhookMade, body=NewWebhook, status=201, adds=add_secret),
     Route("GET", "webhooks/{id}", "Read a webhook", Needs.HUB_ADMIN, read_webhook, answers=WebhookShown, etag=True),
