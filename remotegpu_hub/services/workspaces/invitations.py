@@ -10,7 +10,8 @@ from sqlalchemy.orm import InstrumentedAttribute, selectinload
 from ...domain import invitations, users, workspaces
 from ...errors import NotFound
 from ...orm import Member, Role, Workspace
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, page
 from .spaces import check_rank
 
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from ...domain import keys, users
 from ...errors import NotFound
 from ...orm import SshKey, User
-from ..api import Call, Needs, Paging, Route, Shape, page
+from ..api import Call, Needs, Route, Shape
+from ..paging import Paging, page
 
 
 class KeyShown(Shape):

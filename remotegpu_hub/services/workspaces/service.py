@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Awaitable
 from functools import cache
+from typing import Any
 
 from ... import courier, workers
 from ...runtime import Runtime
