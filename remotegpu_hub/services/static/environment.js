@@ -2,16 +2,19 @@
 (() => {
   const MOST = 5000, AGAIN = 5000;
 
-  for (const button of document.querySelectorAll("[data-copy]")) {
-    if (!navigator.clipboard) continue;
-    button.hidden = false;
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-      button.textContent = button.dataset.done;
-    });
+  function offerCopies() {
+    for (const button of document.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
   }
+  offerCopies();
+  document.addEventListener("renewed", offerCopies);
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    button.textContent = button.dataset.done;
+  });
 
-  // The log: each line as it comes. Whoever has scrolled up to read is left there.
+  // The log: each line as it comes, of the newest run. Whoever has scrolled up to read is left there.
   const log = document.querySelector("[data-log]");
   if (!log) return;
   const headers = { "X-XSRFToken": document.querySelector("meta[name=xsrf]").content };
@@ -33,14 +36,23 @@
     for (let part = await lines.read(); !part.done; part = await lines.read()) add(part.value);
     return false;
   }
+  const newest = () => document.querySelector("[data-run]")?.dataset.run;
+  let wake = () => {};
+  document.addEventListener("renewed", () => wake());
   async function always() {
-    for (let again = true; again; ) {
-      try {
-        again = await follow();
-      } catch {
-        add(`\n${log.dataset.lost}\n`);
+    for (let told = ""; ; ) {
+      const run = newest();
+      if (run && run !== told) {
+        try {
+          if (!(await follow())) told = run;
+        } catch {
+          add(`\n${log.dataset.lost}\n`);
+        }
       }
-      if (again) await new Promise((done) => setTimeout(done, AGAIN));
+      await new Promise((done) => {
+        wake = done;
+        setTimeout(done, AGAIN);
+      });
     }
   }
   always();

@@ -63,6 +63,7 @@
         const focus = live.contains(document.activeElement) ? [...live.querySelectorAll("a, button, summary")].indexOf(document.activeElement) : -1;
         live.innerHTML = served;
         localTimes(live);
+        document.dispatchEvent(new Event("renewed"));
         if (focus >= 0) [...live.querySelectorAll("a, button, summary")][focus]?.focus();
       }
     } catch {

@@ -1,4 +1,5 @@
-"""The page of one environment: what it holds, how to get in, what it prints, and how its runs ended."""
+"""The page of one environment: what it holds and costs, what can be done with it, how to get in, what it
+prints, and how its runs ended."""
 
 from typing import Any
 from urllib.parse import quote
@@ -6,28 +7,39 @@ from urllib.parse import quote
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
-from ...domain import allocations, ports
-from ...errors import Denied
+from ...domain import allocations, metering, ports, prices
+from ...errors import Denied, RemoteGPUError
 from ...orm import Allocation, EndReason, EnvironmentState
 from ..api import Needs, Route, call_of
 from ..pages import Page, View
+from .pages import VERBS, written_of_run
 from .runs import find
 
-MOST_RUNS = 20
+MOST_RUNS = 10
 
 
 def read_page(call: Any) -> dict[str, Any]:
     """Everything that the page shows, for who may see the environment."""
     one = find(call, may=Needs.MEMBER)
     wanted = (selectinload(Allocation.host), selectinload(Allocation.ports), selectinload(Allocation.slots))
-    newest = select(Allocation).where(Allocation.environment_id == one.id).order_by(Allocation.id.desc())
-    runs = list(call.session.scalars(newest.limit(MOST_RUNS).options(*wanted)))
-    run = runs[0] if runs and runs[0].ended_at is None else None
+    newest = (
+        select(Allocation, written_of_run())
+        .where(Allocation.environment_id == one.id)
+        .order_by(Allocation.id.desc())
+        .limit(MOST_RUNS)
+        .options(*wanted)
+    )
+    unwritten = metering.running_of(call.session, user_id=one.user_id, now=call.now)
+    runs = [
+        (run, int(written) + sum(part.amount for part in unwritten.get(run.id, ())))
+        for run, written in call.session.execute(newest)
+    ]
+    run = runs[0][0] if runs and runs[0][0].ended_at is None else None
     try:
         find(call, may=Needs.MANAGER)
-        may_read_log = True
+        may_change = True
     except Denied:
-        may_read_log = False
+        may_change = False
     return {
         "one": one,
         "owner": one.user.name,
@@ -38,7 +50,9 @@ def read_page(call: Any) -> dict[str, Any]:
         "ways": ports.ways(run, login=call.runtime.settings.ssh_user) if run else [],
         "uuids": [held.gpu.uuid for held in run.slots if held.open] if run else [],
         "ends": allocations.deadlines(call.session, allocation_ids=[run.id]).get(run.id) if run else None,
-        "may_read_log": may_read_log,
+        "may_change": may_change,
+        "own": one.user_id == call.caller.person.id,
+        "currency": prices.currency(call.session),
     }
 
 
@@ -79,17 +93,41 @@ def reasons(view: View) -> dict[EndReason, str]:
     }
 
 
+async def show_one(page: Page, id: str, error: RemoteGPUError | None = None) -> None:
+    """Render it, with what went wrong."""
+    found = await page.ask(lambda session: PAGE.work(call_of(page, session, PAGE, {"id": id}, None, None)))
+    view = View(page.language, currency=found["currency"])
+    page.show(
+        "environment.html", view, title=found["one"].display_name, here="environment", error=error,
+        log=page.address(f"api/environments/{id}/logs"), State=EnvironmentState, states=states(view),
+        reasons=reasons(view), quote=lambda text: quote(text, safe=""), **found,
+    )  # fmt: skip
+
+
 class EnvironmentPage(Page):
     """One environment, for all who may see it."""
 
     async def get(self, id: str) -> None:
-        found = await self.ask(lambda session: PAGE.work(call_of(self, session, PAGE, {"id": id}, None, None)))
-        view = View(self.language, currency=self.runtime.settings.currency)
-        self.show(
-            "environment.html", view, title=found["one"].display_name, here="environment",
-            log=self.address(f"api/environments/{id}/logs"), State=EnvironmentState, states=states(view),
-            reasons=reasons(view), quote=lambda text: quote(text, safe=""), **found,
-        )  # fmt: skip
+        await show_one(self, id)
 
 
-ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [(r"environments/(?P<id>[0-9]+)", EnvironmentPage, {})]
+class ChangeHere(Page):
+    """Start, stop, restart or delete it, and stay on its page as long as there is one."""
+
+    async def get(self, id: str, verb: str) -> None:
+        self.back(f"environments/{id}")
+
+    async def post(self, id: str, verb: str) -> None:
+        try:
+            await self.do(VERBS[verb], {"id": id})
+        except RemoteGPUError as error:
+            self.set_status(error.status)
+            await show_one(self, id, error)
+            return
+        self.back("" if verb == "delete" else f"environments/{id}", told=verb)
+
+
+ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
+    (r"environments/(?P<id>[0-9]+)", EnvironmentPage, {}),
+    (r"environments/(?P<id>[0-9]+)/here/(?P<verb>start|stop|restart|delete)", ChangeHere, {}),
+]
