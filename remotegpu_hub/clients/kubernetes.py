@@ -148,7 +148,8 @@ class Kubernetes:
     async def ensure(
         self, kind: Kind, body: Object, namespace: str | None = None, *, labels: Mapping[str, str]
     ) -> Object:
-        """Make an object unless it is there, also when the answer to an earlier try was lost.
+        """Make an object unless it is there, also when the answer to an earlier try was lost: of a service with a node
+        port the server then says that the port is taken (422), before it looks at the name.
 
         Raises: Conflict when somebody else's object, without these labels, has the name.
         """
@@ -156,10 +157,12 @@ class Kubernetes:
         for turn in range(TRIES):
             try:
                 return await self.create(kind, body, namespace)
-            except Conflict as error:
+            except (Conflict, Invalid) as error:
                 try:
                     there = await self.get(kind, name, namespace)
                 except NotFound:
+                    if isinstance(error, Invalid):
+                        raise error from None
                     await _pause(turn)
                     continue
                 worn = there["metadata"].get("labels") or {}

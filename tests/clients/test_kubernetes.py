@@ -18,7 +18,7 @@ import yaml
 from kubernetes.aio import client, config  # noqa: F401 - loaded, so that the module has them
 
 from remotegpu_hub.clients import kubernetes as ours
-from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, PODS, Kind, Kubernetes, Mirror
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, PODS, SERVICES, Kind, Kubernetes, Mirror
 from remotegpu_hub.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from tests.cluster.cluster import current
 from tests.cluster.faults import Fault, Front, pem
@@ -274,6 +274,17 @@ async def test_making_for_certain_makes_exactly_one(front: Front, kube: Kubernet
     assert await names(kube, space) == {"a"}
     with pytest.raises(Conflict, match="not this hub's"):
         await kube.ensure(CONFIG_MAPS, note("a", run="2"), space, labels={"run": "2"})
+
+
+async def test_a_node_port_whose_answer_was_lost_is_found_again(front: Front, kube: Kubernetes, space: str) -> None:
+    ports = [{"port": 80, "nodePort": 31999}]
+    body = {"metadata": {"name": "s", "labels": {"run": "1"}}, "spec": {"type": "NodePort", "ports": ports}}
+    front.faults.append(Fault(lost=True, method="POST"))
+    made = await kube.ensure(SERVICES, body, space, labels={"run": "1"})
+    assert made["spec"]["ports"][0]["nodePort"] == 31999
+    other = {**body, "metadata": {"name": "other"}}
+    with pytest.raises(Invalid, match="already allocated"):
+        await kube.ensure(SERVICES, other, space, labels={})
 
 
 async def test_what_has_not_begun_has_no_logs_and_what_is_not_there_is_not_found(
