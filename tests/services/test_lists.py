@@ -9,7 +9,8 @@ from sqlalchemy import delete
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import invitations, keys, quotas, users, webhooks, workspaces
 from remotegpu_hub.orm import PortMapping, PortService, QuotaScope, Role
-from remotegpu_hub.services.api import Paging, Route
+from remotegpu_hub.services.api import Route
+from remotegpu_hub.services.paging import Paging
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from tests.gpu_hubs import GpuHub
 from tests.worlds import ADMIN

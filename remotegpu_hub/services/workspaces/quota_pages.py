@@ -319,7 +319,9 @@ class EditBudget(Page):
                         "action": self.get_body_argument("action", ""),
                     },
                 )
-                await self.do(FIRST_BUDGET if seen == "none" else ROUTE[budgets.put_budget], path, body, seen=seen)
+                first = seen == "none"
+                route = FIRST_BUDGET if first else ROUTE[budgets.put_budget]
+                await self.do(route, path, body, seen=None if first else seen)
         except RemoteGPUError as error:
             self.set_status(error.status)
             await self.render_form(error)
