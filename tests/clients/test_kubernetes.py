@@ -285,6 +285,7 @@ async def test_a_node_port_whose_answer_was_lost_is_found_again(front: Front, ku
     other = {**body, "metadata": {"name": "other"}}
     with pytest.raises(Invalid, match="already allocated"):
         await kube.ensure(SERVICES, other, space, labels={})
+    await kube.delete(SERVICES, "s", space)  # the port is the whole cluster's
 
 
 async def test_what_has_not_begun_has_no_logs_and_what_is_not_there_is_not_found(

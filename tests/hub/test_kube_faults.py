@@ -200,7 +200,7 @@ def right_of(asked: str) -> Right:
     rest = parts[2:] if parts[0] == "api" else parts[3:]
     scope = "namespace" if rest[0] == "namespaces" else "cluster"
     what, *name = rest[2:] if scope == "namespace" else rest
-    reading = "watch" if "watch=true" in query else "get" if name else "list"
+    reading = "watch" if "watch=true" in query.lower() else "get" if name else "list"
     verb = {"GET": reading, "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
     return scope, "/".join([what, *name[1:]]), verb
 
@@ -217,6 +217,8 @@ def test_the_hub_has_every_right_that_it_uses_and_no_other(hub: FrontedHub, tmp_
         alice = users.current(session, name="alice")
         keys.add(session, user=alice, text=(tmp_path / "key.pub").read_text(), actor=ADMIN, now=hub.world.now)
     hub.with_site(lambda site: workers.sync(hub.runtime, site))
+    hub.start_server("bob")
+    hub.stop_server("bob")
     name = hub.pod_of("alice")["metadata"]["name"]
     hub.kube(lambda kube: kube.delete(PODS, name, hub.namespace, grace=0))  # so that it looks why and at its node
     hub.until_free("alice")
