@@ -92,13 +92,13 @@ class FlavorOffered(Shape):
     reason: Why | None
 
 
-class PriceShown(Shape):
+class QuoteLine(Shape):
     resource: str
     quantity: int
     amount: int = Field(description="Millionths an hour.")
 
 
-class LimitShown(Shape):
+class QuoteLimit(Shape):
     scope: str
     name: str
     resource: str
@@ -109,8 +109,8 @@ class LimitShown(Shape):
 
 class QuoteShown(Shape):
     price_per_hour: int | None
-    lines: list[PriceShown]
-    limits: list[LimitShown] = Field(description="Before and after this start, without unlimited ones.")
+    lines: list[QuoteLine]
+    limits: list[QuoteLimit] = Field(description="Before and after this start, without unlimited ones.")
     budget_lasts_until: datetime | None
     budget_lasts_month: bool
     host: str | None = Field(description="Where it would run now.")

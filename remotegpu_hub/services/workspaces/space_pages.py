@@ -254,34 +254,20 @@ class Settings(SpacePage):
         self.onward(name, "settings", told="settings")
 
 
-class ArchiveSpace(SpacePage):
-    """Close a workspace for new starts."""
+class CloseSpace(SpacePage):
+    """Close a workspace for new starts, or open it again."""
 
-    async def get(self, name: str) -> None:
+    async def get(self, name: str, verb: str) -> None:
         self.onward(name, "settings")
 
-    async def post(self, name: str) -> None:
+    async def post(self, name: str, verb: str) -> None:
+        work = spaces.archive_workspace if verb == "archive" else spaces.reopen_workspace
         try:
-            await self.do(route_of(spaces.archive_workspace), {"workspace": name})
+            await self.do(route_of(work), {"workspace": name})
         except RemoteGPUError as error:
             await show_settings(self, name, error)
             return
-        self.onward(name, told="archive")
-
-
-class ReopenSpace(SpacePage):
-    """Let an archived workspace start environments again."""
-
-    async def get(self, name: str) -> None:
-        self.onward(name, "settings")
-
-    async def post(self, name: str) -> None:
-        try:
-            await self.do(route_of(spaces.reopen_workspace), {"workspace": name})
-        except RemoteGPUError as error:
-            await show_settings(self, name, error)
-            return
-        self.onward(name, told="reopen")
+        self.onward(name, told=verb)
 
 
 ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
@@ -290,6 +276,5 @@ ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [
     (NAME + r"/(?P<verb>accept|decline)", AnswerInvitation, {}),
     (NAME + r"/leave", LeaveSpace, {}),
     (NAME + r"/settings", Settings, {}),
-    (NAME + r"/archive", ArchiveSpace, {}),
-    (NAME + r"/reopen", ReopenSpace, {}),
+    (NAME + r"/(?P<verb>archive|reopen)", CloseSpace, {}),
 ]
