@@ -235,7 +235,8 @@ async def every(
                 await asyncio.to_thread(end_lease, runtime.engine, name=name, holder=me, now=utcnow())
                 first = False
         except RemoteGPUError as error:
-            log.warning("%s: %s", name, error)
+            cause = str(getattr(error.__cause__, "orig", None) or error.__cause__ or "").partition("\n")[0]
+            log.warning("%s: %s%s", name, error, f" ({cause})" if cause else "")
         except Exception:
             log.exception("%s failed; it will be tried again", name)
         if news is None or first:

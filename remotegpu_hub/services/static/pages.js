@@ -97,6 +97,7 @@
       const answer = await fetch(live.dataset.events, { headers, signal: own.signal, redirect: "error" });
       if (!answer.ok) throw new Error(answer.status);
       listening = true;
+      if (!lost.hidden) news();
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let rest = ""; ; ) {
         const { value, done } = await reader.read();
@@ -123,8 +124,10 @@
     }
   }
   listen();
+  // Without a stream, what starts or stops is still looked at often; what rests is not worth it.
   setInterval(() => {
-    if (!listening || ++rounds % 3 === 0) renew();
+    const often = !live.dataset.events || (!listening && (!lost.hidden || live.querySelector(".rg-dot.idle")));
+    if (often || ++rounds % 3 === 0) renew();
   }, EVERY);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) ear?.abort();
