@@ -3,9 +3,9 @@
 2,000 environments run in a real hub on PostgreSQL. 500 users, each with a browser's cookies, open the page "My
 environments" through the proxy, spread over the time between two renewals. It listens to the stream of events, and
 renews itself for a minute: every thirty seconds, as the page's script does of what rests, or with `--every 10` as often
-as it does where no stream comes through and something starts or stops. Limit: p95 under 300 ms, no error, no memory gained. The peer is the hub's own
-home page, read in the same way by the same users afterwards. All ticks go on meanwhile: sync, reconcile, meter, and the
-hub's own polls.
+as it does where no stream comes through and something starts or stops. Limit: p95 under 300 ms, no error, no memory
+gained. The peer is the hub's own home page, read in the same way by the same users afterwards. All ticks go on
+meanwhile: sync, reconcile, meter, and the hub's own polls.
 
     python benchmarks/pages_load.py [--quick] [--every SECONDS]
 """
