@@ -87,6 +87,18 @@ async def end(kubernetes: Kubernetes, namespace: str, hub_id: str, allocation_id
     return True
 
 
+async def why_gone(kubernetes: Kubernetes, events: Sequence[Object], *, host: str) -> pods.Trouble:
+    """Why a run has no pod any more: by what was said of the pod, oldest first, else by the host that it was on.
+
+    Raises: Unavailable.
+    """
+    try:
+        ready = not host or nodes.is_ready(await kubernetes.get(NODES, host))
+    except NotFound:
+        ready = False
+    return pods.why_gone(events, host_ready=ready)
+
+
 async def _end_pod(kubernetes: Kubernetes, pod: Object, grace_seconds: int) -> None:
     """Ask for its end; of a pod whose node does not answer, remove the entry: nobody else will."""
     metadata = pod["metadata"]
@@ -192,11 +204,7 @@ class Cluster:
         for reason in pods.TAKEN_AWAY:
             told = await kubernetes.list(EVENTS, self._namespace, fields=f"involvedObject.kind=Pod,reason={reason}")
             events += [one for one in told.items if one["involvedObject"].get("name", "").endswith(end)]
-        try:
-            node = await kubernetes.get(NODES, host)
-        except NotFound:
-            node = None
-        found = pods.why_gone(sorted(events, key=pods.told_at), node)
+        found = await why_gone(kubernetes, sorted(events, key=pods.told_at), host=host)
         return found.reason, found.text.format(said=found.said)
 
     async def hosts(self) -> list[Host]:
