@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..observed import Host, Run
+from ..observed import Host, Part, Run
 from . import nvml, outputs, processes
 
 STOP_GRACE_SECONDS: Final = 5.0
@@ -58,9 +58,12 @@ class Box:
             other_users=self.other_users,
         )  # fmt: skip
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
-        """Nothing to do: homes of this machine are its system users' own."""
-        return set(volume_ids)
+    async def parts(self) -> list[Part]:
+        """None: a run is its processes, and homes of this machine are its system users' own."""
+        return []
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Nothing: there are none."""
 
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Nothing: people log in to this machine by its own sshd."""

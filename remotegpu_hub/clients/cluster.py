@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from ..errors import Conflict, Invalid, NotFound, Unavailable
-from ..observed import Host, Run
+from ..observed import Host, Part, Run
 from . import nodes, pods
 from .kubernetes import (
     CONFIG_MAPS,
@@ -26,6 +26,7 @@ from .kubernetes import (
     RESOURCE_SLICES,
     SERVICES,
     VOLUME_CLAIMS,
+    Kind,
     Kubernetes,
     Mirror,
     Object,
@@ -312,18 +313,34 @@ class Cluster:
     async def tidy(self, *, running: Collection[int]) -> None:
         """Nothing: what a pod printed goes with it."""
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
-        """Remove the claims of volumes that were given up; of which ones nothing is left. Raises: Unavailable."""
+    async def parts(self) -> list[Part]:
+        """One list of each kind. Raises: Unavailable."""
+        kubernetes, *_ = await self._open()
+
+        async def listed(kind: Kind, label: str, field: str) -> list[Part]:
+            ours = f"{HUB_LABEL}={self._hub_id},{label}"
+            return [
+                Part(f"{kind.plural}/{one['metadata']['name']}", **{field: _number(one["metadata"]["labels"][label])})
+                for one in (await kubernetes.list(kind, self._namespace, labels=ours)).items
+            ]
+
+        of_runs = [listed(kind, ALLOCATION_LABEL, "allocation_id") for kind in PARTS]
+        found = await asyncio.gather(*of_runs, listed(VOLUME_CLAIMS, VOLUME_LABEL, "volume_id"))
+        return [part for parts in found for part in parts]
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Remove the claims of volumes that were given up. Raises: Unavailable."""
         kubernetes, *_ = await self._open()
         ours = f"{HUB_LABEL}={self._hub_id},{VOLUME_LABEL}"
-        left = set()
         for claim in (await kubernetes.list(VOLUME_CLAIMS, self._namespace, labels=ours)).items:
             metadata = claim["metadata"]
-            volume_id = int(metadata["labels"][VOLUME_LABEL])
-            if volume_id in volume_ids:
-                left.add(volume_id)
+            if _number(metadata["labels"][VOLUME_LABEL]) in volume_ids:
                 await kubernetes.delete(VOLUME_CLAIMS, metadata["name"], self._namespace, uid=metadata["uid"])
-        return set(volume_ids) - left
+
+
+def _number(text: str) -> int | None:
+    """Of a label that anybody may have written."""
+    return int(text) if text.isdecimal() else None
 
 
 def _kept_node(node: Object) -> Object:
