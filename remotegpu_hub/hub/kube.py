@@ -27,9 +27,10 @@ from ..clients.kubernetes import (
 from ..clients.nodes import HUB_LABEL, quantity
 from ..clients.pods import Trouble
 from ..clients.pools import Binding, Pool
-from ..errors import Abandoned, Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..errors import Abandoned, Conflict, Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
 from ..orm import EndReason, VolumeKind
 from ..runtime import utcnow
+from ..units import show_bytes
 from . import pod as builder
 from . import ssh
 from .spawner import Held, HeldVolume, RemoteGPUMixin, Run
@@ -42,6 +43,11 @@ WATCHED_SECONDS = 5.0
 """How often a start makes sure that there is a watch to look at."""
 _AWAY = (ApiException, aiohttp.ClientError, OSError, TimeoutError, Unavailable)
 """What the cluster's absence raises, in KubeSpawner's code and in ours."""
+
+_STAYS = {
+    VolumeKind.HOME: "Your home stays at {size}: the cluster does not let it grow to {wanted}.",
+    VolumeKind.SHARED: "What the workspace shares stays at {size}: the cluster does not let it grow to {wanted}.",
+}
 
 
 class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
@@ -122,7 +128,8 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             await self.cluster.ensure(CONFIG_MAPS, files, self.namespace, labels=self._labels(held))
 
     async def _ensure_claim(self, volume: HeldVolume, held: Held) -> None:
-        """Make the volume's claim, or let it grow. One that its storage class does not let grow stays as it is."""
+        """Make the volume's claim, or let it grow. One that the cluster does not let grow stays as it is, and the
+        start goes on."""
         shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
         wanted = builder.claim(
             volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class,
@@ -139,8 +146,12 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                     VOLUME_CLAIMS, wanted["metadata"]["name"],
                     {"spec": {"resources": {"requests": {"storage": str(volume.size_bytes)}}}}, self.namespace,
                 )  # fmt: skip
-            except (Denied, Invalid) as error:
+            except (Conflict, Denied, Invalid) as error:
                 self.log.warning("%s: the volume %s keeps its size: %s", self._log_name, volume.id, error)
+                self._tell(words.translate(
+                    self._language(), _STAYS[VolumeKind(volume.kind)], size=show_bytes(int(quantity(size))),
+                    wanted=show_bytes(volume.size_bytes),
+                ))  # fmt: skip
 
     def _labels(self, held: Held) -> dict[str, str]:
         return cluster.labels_of(self._hub_id, held.allocation_id)
