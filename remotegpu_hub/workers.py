@@ -100,9 +100,13 @@ class Site(Protocol):
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Let the owners of runs log in with these `authorized_keys`, by allocation."""
 
-    def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
-        """The last lines that a run printed, then each one as it comes. Raises: NotFound, Conflict while it has not
-        begun, Unavailable."""
+    def output(
+        self, allocation_id: int, *, tail: int, follow: bool, since: datetime | None = None
+    ) -> AsyncIterator[str]:
+        """The last lines that a run printed, then each one as it comes; none from before `since`, to the second.
+
+        Raises: NotFound, Conflict while it has not begun, Invalid where times are not kept, Unavailable.
+        """
 
     async def tidy(self, *, running: Collection[int]) -> None:
         """Forget what old runs printed."""

@@ -292,8 +292,10 @@ class Cluster:
                 await kubernetes.patch(CONFIG_MAPS, name, {"data": {KEYS_FILE: wanted}}, self._namespace)
                 await kubernetes.patch(PODS, name.removesuffix(KEYS_SUFFIX), seen, self._namespace)
 
-    async def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
-        """The last lines that the server's container printed, then each one as it comes.
+    async def output(
+        self, allocation_id: int, *, tail: int, follow: bool, since: datetime | None = None
+    ) -> AsyncIterator[str]:
+        """The last lines that the server's container printed, then each one as it comes. The kubelet knows when.
 
         Raises: NotFound once the pod is gone, Conflict while it has not begun, Unavailable.
         """
@@ -304,7 +306,9 @@ class Cluster:
             raise NotFound("What it printed")
         name = found[0]["metadata"]["name"]
         try:
-            printed = kubernetes.logs(name, self._namespace, container=pods.CONTAINER, tail=tail, follow=follow)
+            printed = kubernetes.logs(
+                name, self._namespace, container=pods.CONTAINER, tail=tail, follow=follow, since=since
+            )
             async for line in printed:
                 yield line
         except Invalid as error:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,33 @@ def homes(hub: KubeHub) -> dict[str, int]:
         for one in claims
         if "remotegpu-hub/user" in one["metadata"]["annotations"]
     }
+
+
+def test_what_a_pod_prints_is_read_from_its_end_from_a_moment_on_and_as_it_comes(hub: KubeHub):
+    hub.start_server("alice", {"image": hub.image("talker")})
+    url = f"{hub.url}services/workspaces/api/environments/{hub.run_of('alice').environment_id}/logs"
+    given = {"headers": {"Authorization": f"token {hub.token_of('alice')}"}, "timeout": 30, "trust_env": False}
+
+    def printed(**query: Any) -> list[str]:
+        return httpx.get(url, params=query, **given).text.split()
+
+    assert printed() == ["one", "two", "three"]
+    assert printed(tail=2) == ["two", "three"]
+    time.sleep(1.1)  # since is to the second
+    later = utcnow().isoformat()
+    assert printed(since=later) == []
+    try:
+        with httpx.stream("GET", url, params={"follow": True, "since": later}, **given) as live:
+            (hub.runs / "talk").touch()
+            assert next(line for line in live.iter_lines() if line) == "four", "nothing from before"
+    finally:
+        (hub.runs / "talk").unlink()
+    assert printed(since=later) == ["four"]
+    command = [sys.executable, "-m", "remotegpu_hub.app", "environments", "logs", url.split("/")[-2]]
+    variables = {"REMOTEGPU_HUB_URL": hub.url, "REMOTEGPU_TOKEN": hub.token_of("alice")}
+    for since, lines in (("1h", ["one", "two", "three", "four"]), (later, ["four"])):
+        said = subprocess.run([*command, "--since", since], env={**os.environ, **variables}, capture_output=True)
+        assert (said.stdout.decode().split(), said.stderr) == (lines, b"")
 
 
 def test_who_holds_no_gpu_sees_none(hub: KubeHub):
