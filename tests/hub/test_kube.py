@@ -435,12 +435,19 @@ def frozen_api(test_cluster: LocalCluster) -> Iterator[int]:
     os.kill(pid, signal.SIGCONT)
 
 
-def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_is_gone(hub: KubeHub, frozen_api: int):
+HOW_LONG = [pytest.param(8, id="for a while"), pytest.param(20, id="for 20 s", marks=pytest.mark.prove)]
+
+
+@pytest.mark.parametrize("seconds", HOW_LONG)
+def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_is_gone(
+    hub: KubeHub, frozen_api: int, seconds: int
+):
     hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
     os.kill(frozen_api, signal.SIGSTOP)
+    back_at = time.monotonic() + seconds
     try:
         hub.api("DELETE", hub.path("alice"), timeout_seconds=60)
-        time.sleep(8)
+        time.sleep(max(8, back_at - time.monotonic()))
         assert hub.run_of("alice").state != AllocationState.ENDED, "the pod may run"
     finally:
         os.kill(frozen_api, signal.SIGCONT)
@@ -448,13 +455,17 @@ def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_i
     assert hub.run_of("alice").end_reason == EndReason.USER
 
 
-def test_a_start_waits_for_an_api_server_that_is_away_for_a_while(hub: KubeHub, frozen_api: int):
+@pytest.mark.parametrize("seconds", HOW_LONG)
+def test_a_start_waits_for_an_api_server_that_is_away_for_a_while(hub: KubeHub, frozen_api: int, seconds: int):
     os.kill(frozen_api, signal.SIGSTOP)
+    back_at = time.monotonic() + seconds
     answer = hub.ask("alice", {"workspace": "lab", "image": hub.image("plain"), "gpus": 1, "gpu_model": A100})
     assert answer.status_code == 202, "it is on its way"
+    time.sleep(max(0, back_at - time.monotonic()))
     assert hub.model("alice")["pending"] == "spawn"
     os.kill(frozen_api, signal.SIGCONT)
     hub.until(lambda: hub.model("alice").get("ready"), "it runs after all", seconds=90)
+    assert len(hub.pods()) == 1
 
 
 def test_what_runs_on_a_silent_node_is_neither_ended_nor_billed(hub: KubeHub, test_cluster: LocalCluster):
