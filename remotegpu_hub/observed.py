@@ -67,6 +67,17 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What carries this hub's mark beside processes and pods. It is of a run or is a volume; of neither where its mark
+    is no number."""
+
+    name: str
+    """As people look for it: `services/NAME`."""
+    allocation_id: int | None = None
+    volume_id: int | None = None
+
+
+@dataclass(frozen=True)
 class Server:
     """What the hub says of one server of one user. Its REST API tells names, never the numeric id."""
 

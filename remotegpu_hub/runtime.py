@@ -122,7 +122,6 @@ class Runtime:
         self.settings = settings
         self.hosts_written: dict[str, Host] = {}
         """What this process last wrote of each host."""
-        self.volumes_gone: set[int] = set()
         """Volumes that were given up, of which this process saw that nothing is left: a name is never used twice."""
 
     @classmethod

@@ -35,7 +35,7 @@ from .domain.allocations import Due, Snapshot
 from .domain.audit import SYSTEM, record
 from .domain.ports import insert_ignoring
 from .errors import RemoteGPUError
-from .observed import Host, HubUser, Run, Server
+from .observed import Host, HubUser, Part, Run, Server
 from .orm import AllocationState, EndReason, TickLease
 from .runtime import Runtime, utcnow
 
@@ -91,15 +91,22 @@ class Site(Protocol):
     async def stop(self, allocation_id: int) -> bool:
         """End a run. True only when nothing of it is left."""
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
-        """Remove what is still there of volumes that were given up; of which ones nothing is left."""
+    async def parts(self) -> list[Part]:
+        """Whatever else wears this hub's mark."""
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Remove volumes that were given up."""
 
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Let the owners of runs log in with these `authorized_keys`, by allocation."""
 
-    def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
-        """The last lines that a run printed, then each one as it comes. Raises: NotFound, Conflict while it has not
-        begun, Unavailable."""
+    def output(
+        self, allocation_id: int, *, tail: int, follow: bool, since: datetime | None = None
+    ) -> AsyncIterator[str]:
+        """The last lines that a run printed, then each one as it comes; none from before `since`, to the second.
+
+        Raises: NotFound, Conflict while it has not begun, Invalid where times are not kept, Unavailable.
+        """
 
     async def tidy(self, *, running: Collection[int]) -> None:
         """Forget what old runs printed."""
@@ -153,9 +160,9 @@ class Fault(StrEnum):
     UNFINISHED = "unfinished"
     """Its end began and was not finished."""
     LEAKED = "leaked"
-    """Runs although its allocation ended."""
+    """Runs although its allocation ended, or something of it is left."""
     UNKNOWN = "unknown"
-    """Carries our mark with a number that this database never gave: told, not touched."""
+    """Carries our mark with what is no number that this database ever gave: told, not touched."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,8 @@ class Repair:
     """One thing to put right."""
 
     fault: Fault
-    allocation_id: int
+    allocation_id: int | None
+    """None: it is no run's."""
     attempt: str = ""
     reason: EndReason = EndReason.GHOST
     message: str = ""
@@ -171,6 +179,12 @@ class Repair:
     """When the run ended, where whatever ran it tells."""
     gone: Snapshot | None = None
     """The run of which nothing is there any more, so that only its site can tell why."""
+    parts: tuple[str, ...] = ()
+    """What there is beside its process or pod, where nothing should be."""
+
+    def __str__(self) -> str:
+        run = "" if self.allocation_id is None else f"run {self.allocation_id}"
+        return ", ".join(filter(None, (run, *self.parts)))
 
 
 def holder() -> str:
@@ -336,6 +350,8 @@ def compare(
     looked_at: datetime,
     hub_started: datetime,
     start_grace: timedelta,
+    parts: Collection[Part] = (),
+    volume_ids: Collection[int] = (),
 ) -> list[Repair]:
     """Decide what to put right, from one look at the database, at the processes and at the hub.
 
@@ -343,6 +359,8 @@ def compare(
     while it is younger and this hub's process began it: one that an earlier hub began cannot be on its way any more.
     `names` are user and server of each open run from before the hub was asked: what was renamed or began meanwhile
     is left for the next look. Of two runs under one name the hub means the newer; a re-created user has the other.
+    `ended_ids` and `volume_ids` are the numbers of runs and volumes that this database ever gave, as far as they were
+    seen.
     """
     found = {run.allocation_id: run for run in runs}
     known = {(server.user_name, server.server_name): server for server in servers}
@@ -368,9 +386,15 @@ def compare(
         elif server is None or not server.ready:
             repairs.append(Repair(Fault.ORPHAN, one.id, one.attempt, EndReason.ORPHAN))
     held = {one.id for one in open_runs}
-    for allocation_id in sorted(found.keys() - held):
+    beside: dict[int, list[str]] = {}
+    for part in parts:
+        if part.allocation_id is not None:
+            beside.setdefault(part.allocation_id, []).append(part.name)
+        elif part.volume_id not in volume_ids:
+            repairs.append(Repair(Fault.UNKNOWN, None, parts=(part.name,)))
+    for allocation_id in sorted((found.keys() | beside.keys()) - held):
         fault = Fault.LEAKED if allocation_id in ended_ids else Fault.UNKNOWN
-        repairs.append(Repair(fault, allocation_id))
+        repairs.append(Repair(fault, allocation_id, parts=tuple(beside.get(allocation_id, ()))))
     return repairs
 
 
@@ -400,8 +424,8 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
     names = await asyncio.to_thread(_names, runtime)
     known = await servers()
     looked_at = utcnow()
-    runs = await site.runs()
-    repairs = await asyncio.to_thread(_compare, runtime, names, known, runs, looked_at)
+    runs, parts = await site.runs(), await site.parts()
+    repairs, given_up = await asyncio.to_thread(_compare, runtime, names, known, runs, parts, looked_at)
     at_work = asyncio.Semaphore(AT_ONCE)
 
     async def put_right(repair: Repair) -> None:
@@ -412,9 +436,9 @@ async def reconcile(runtime: Runtime, servers: Callable[[], Awaitable[list[Serve
     for error in ended:
         if error is not None:
             raise error
-    given_up = (await asyncio.to_thread(_forget, runtime, looked_at)) - runtime.volumes_gone
+    await asyncio.to_thread(_forget, runtime, looked_at)
     if given_up:
-        runtime.volumes_gone |= await site.remove_volumes(given_up)
+        await site.remove_volumes(given_up)
     await site.tidy(running=[run.allocation_id for run in runs])
     return repairs
 
@@ -431,8 +455,10 @@ def _compare(
     names: Mapping[int, tuple[str, str]],
     servers: list[Server],
     runs: list[Run],
+    parts: list[Part],
     looked_at: datetime,
-) -> list[Repair]:
+) -> tuple[list[Repair], set[int]]:
+    """What to put right, and the volumes that were given up and are still there."""
     settings = runtime.settings
     _follow_users(runtime, looked_at)
     alive = [run.allocation_id for run in runs if run.alive]
@@ -445,8 +471,11 @@ def _compare(
             allocations.learn_gpus(session, uuids={run.allocation_id: run.gpu_uuids for run in few})
     with begin(runtime.engine, read_only=True) as session:
         open_runs = allocations.open_runs(session)
-        ended_ids = allocations.known_ids(session, allocation_ids=[run.allocation_id for run in runs])
-    return compare(
+        marked = {run.allocation_id for run in runs} | {part.allocation_id for part in parts if part.allocation_id}
+        ended_ids = allocations.known_ids(session, allocation_ids=marked)
+        claimed = {part.volume_id for part in parts if part.volume_id is not None}
+        gone = volumes.known(session, volume_ids=claimed)
+    repairs = compare(
         open_runs,
         runs,
         servers,
@@ -455,20 +484,24 @@ def _compare(
         looked_at=looked_at,
         hub_started=settings.started,
         start_grace=timedelta(seconds=settings.start_grace_seconds),
+        parts=parts,
+        volume_ids=gone,
     )
+    return repairs, {volume_id for volume_id, deleted in gone.items() if deleted}
 
 
 async def _explained(repair: Repair, site: Site) -> Repair:
-    if repair.gone is None:
+    if repair.gone is None or repair.allocation_id is None:
         return repair
     reason, message = await site.why_gone(repair.allocation_id, host=repair.gone.host)
     return replace(repair, reason=EndReason(reason), message=message)
 
 
 async def _repair(runtime: Runtime, repair: Repair, site: Site) -> None:
-    log.warning("run %s is %s: repairing", repair.allocation_id, repair.fault)
-    if repair.fault == Fault.UNKNOWN:
+    if repair.fault == Fault.UNKNOWN or repair.allocation_id is None:
+        log.warning("%s is unknown to the database, and is left alone", repair)
         return
+    log.warning("%s is %s: repairing", repair, repair.fault)
     if repair.attempt:
         await asyncio.to_thread(_mark_ending, runtime, repair)
     if not await site.stop(repair.allocation_id):
@@ -495,13 +528,11 @@ def _release(runtime: Runtime, repair: Repair) -> None:
                entity_id=repair.allocation_id, now=utcnow(), fault=repair.fault.value)  # fmt: skip
 
 
-def _forget(runtime: Runtime, looked_at: datetime) -> set[int]:
-    """Drop old attempts; the volumes that were given up."""
+def _forget(runtime: Runtime, looked_at: datetime) -> None:
+    """Drop old attempts."""
     with begin(runtime.engine) as session:
         allocations.forget_attempts(session, before=looked_at - ATTEMPTS_KEPT)
         idempotency.forget(session, now=looked_at)
-    with begin(runtime.engine, read_only=True) as session:
-        return volumes.deleted(session)
 
 
 def follow_budgets(runtime: Runtime) -> None:

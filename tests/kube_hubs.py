@@ -60,8 +60,22 @@ if sys.argv[1] == "writer":
         time.sleep(0.05)
     os.environ["REMOTEGPU_FOUND_AT_HOME"] = str(int(os.path.exists(note)))
     open(note, "w").close()
+    shared = os.path.expanduser("~/shared")
+    if os.path.isdir(shared):
+        while not os.access(shared, os.W_OK):
+            time.sleep(0.05)
+        os.environ["REMOTEGPU_FOUND_SHARED"] = " ".join(sorted(os.listdir(shared)))
+        open(f"{shared}/{os.environ['JUPYTERHUB_USER']}", "w").close()
+if sys.argv[1] == "talker":
+    def talk():
+        print("one\\ntwo\\nthree", flush=True)
+        while not os.path.exists(f"{sys.argv[2]}/talk"):
+            time.sleep(0.05)
+        print("four", flush=True)
+    threading.Thread(target=talk, daemon=True).start()
 """
-"""`hungry` uses more memory than it has as soon as there is a file `eat`; `writer` leaves a file in its home."""
+"""`hungry` uses more memory than it has as soon as there is a file `eat`; `writer` leaves a file in its home and one in
+what is shared; `talker` prints three lines, and a fourth one when there is a file `talk`."""
 
 
 class KubeHub(GpuHub):
@@ -109,7 +123,7 @@ class KubeHub(GpuHub):
                 "cmd": [sys.executable, "-S", "-E", str(self.runs / "server.py")],
                 "args": [how, str(self.runs), str(self.runs)],
             }
-            for number, how in enumerate((*HOWS, "hungry", "writer"))
+            for number, how in enumerate((*HOWS, "hungry", "writer", "talker"))
         }
         images[self.image("lab")] = {
             "display_name": "JupyterLab on a pod",

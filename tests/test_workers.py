@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from remotegpu_hub import workers
 from remotegpu_hub.domain.allocations import Snapshot
 from remotegpu_hub.errors import Unavailable
-from remotegpu_hub.observed import Run, Server
+from remotegpu_hub.observed import Part, Run, Server
 from remotegpu_hub.orm import AllocationState, EndReason
 from remotegpu_hub.workers import Fault, compare, end_lease, every, take_lease
 
@@ -102,6 +102,22 @@ def test_what_has_no_open_run_is_ended_if_ours_and_only_told_if_unknown() -> Non
     assert [(one.fault, one.allocation_id) for one in repairs] == [
         (Fault.LEAKED, 7), (Fault.UNKNOWN, 8), (Fault.LEAKED, 9),
     ]  # fmt: skip
+
+
+def test_what_is_left_of_an_ended_run_is_removed_and_what_stands_for_nothing_only_told() -> None:
+    parts = [
+        Part("services/a", allocation_id=1), Part("services/b", allocation_id=7), Part("configmaps/b", allocation_id=7),
+        Part("services/c", allocation_id=8), Part("claims/a", volume_id=1), Part("claims/b", volume_id=2),
+        Part("services/odd"),
+    ]  # fmt: skip
+    repairs = compare(
+        [snapshot(ACTIVE, started=LONG_AGO)], [*ALIVE, Run(8, "8:1:a")], READY, names=NAMES, ended_ids=[1, 7],
+        looked_at=NOW, hub_started=HUB_STARTED, start_grace=GRACE, parts=parts, volume_ids=[1],
+    )  # fmt: skip
+    assert {(one.fault, str(one)) for one in repairs} == {
+        (Fault.LEAKED, "run 7, services/b, configmaps/b"), (Fault.UNKNOWN, "run 8, services/c"),
+        (Fault.UNKNOWN, "claims/b"), (Fault.UNKNOWN, "services/odd"),
+    }  # fmt: skip
 
 
 def test_a_pod_on_a_silent_node_goes_on_until_the_cluster_says_that_it_is_over() -> None:

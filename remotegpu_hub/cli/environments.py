@@ -2,15 +2,17 @@
 
 import re
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from traitlets import Bool, List
 
 from .. import words
 from ..errors import NotFound, RemoteGPUError
-from ..units import show_bytes, show_thousandths
+from ..units import iso, show_bytes, show_thousandths
 from .asking import Asking, denied
 from .command import Text, option, whole
+from .money import parse_moment
 from .stop import Usage
 from .tables import Column, Row, printable, short
 
@@ -170,20 +172,33 @@ class EnvironmentsLogs(_One):
     name = "logs"
     hides = frozenset({"json", "config_file", "db_file"})
     description = "Print what an environment prints, of its run now or its last one."
-    examples = "remotegpu environments logs 17 --tail 50\nremotegpu environments logs 17 -f"
+    examples = "remotegpu environments logs 17 --tail 50\nremotegpu environments logs 17 -f --since 10m"
     follow = option(Bool(False, help="Go on with each line as it comes, until the run ends."), "follow", short="f")
     tail = option(Text(help="Lines from the end to begin with. Default: 200."), "tail", "LINES")
+    since = option(
+        Text(help="Nothing from before: `10m`, `2h`, `1d`, or a moment, ISO 8601. Only on a cluster."), "since", "WHEN"
+    )
     older = option(Text(help="An older run, by its number."), "run", "RUN")
 
     def run(self) -> None:
         query = {
             "follow": "true" if self.follow else None,
             "tail": whole(self.tail, "--tail") if self.tail is not None else None,
+            "since": iso(_before(self.since)) if self.since is not None else None,
             "run": whole(self.older, "--run") if self.older is not None else None,
         }
         for line in self.lines(f"{PATH}/logs", query=query, id=self.number):
             self.say(_plain(line) if sys.stdout.isatty() else line)
             sys.stdout.flush()
+
+
+def _before(text: str) -> datetime:
+    """A moment, or so long before now. Raises: Usage."""
+    ago = re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII)
+    if ago is None:
+        return parse_moment(text)
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[ago[2]]
+    return datetime.now(UTC) - timedelta(**{unit: int(ago[1])})
 
 
 def _plain(line: str) -> str:

@@ -29,7 +29,8 @@ from .tables import table as lay_out
 TOKEN_VARIABLE = "JUPYTERHUB_API_TOKEN"
 URL_VARIABLE = "JUPYTERHUB_API_URL"
 HUB_PORT = 8081
-COLUMNS = [Column("RUN", "allocation_id", right=True), Column("FOUND", "fault"), Column("NOW", "outcome")]
+COLUMNS = [Column("RUN", "allocation_id", right=True), Column("FOUND", "fault"), Column("NOW", "outcome"),
+           Column("BESIDE", lambda row: ", ".join(row["parts"]))]  # fmt: skip
 _users = table("users", column("id"), column("name"))
 _spawners = table("spawners", column("user_id"), column("server_id"), column("name"))
 
@@ -85,7 +86,7 @@ class Reconcile(Command):
             runtime.engine.dispose()
 
     def _show(self, repairs: list[Repair]) -> None:
-        ids = [repair.allocation_id for repair in repairs]
+        ids = [repair.allocation_id for repair in repairs if repair.allocation_id is not None]
         with self.transaction() as session:
             still = set(
                 session.scalars(
@@ -96,7 +97,12 @@ class Reconcile(Command):
                 record(session, actor=self.actor, action="reconcile", entity="hub", entity_id=None, now=utcnow(),
                        runs=ids)  # fmt: skip
         rows = [
-            {"allocation_id": one.allocation_id, "fault": one.fault.value, "outcome": _outcome(one, still)}
+            {
+                "allocation_id": one.allocation_id,
+                "fault": one.fault.value,
+                "outcome": _outcome(one, still),
+                "parts": list(one.parts),
+            }
             for one in repairs
         ]
         if self.json:

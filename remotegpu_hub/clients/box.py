@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from ..observed import Host, Run
+from ..errors import Invalid
+from ..observed import Host, Part, Run
 from . import nvml, outputs, processes
 
 STOP_GRACE_SECONDS: Final = 5.0
@@ -58,14 +60,22 @@ class Box:
             other_users=self.other_users,
         )  # fmt: skip
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
-        """Nothing to do: homes of this machine are its system users' own."""
-        return set(volume_ids)
+    async def parts(self) -> list[Part]:
+        """None: a run is its processes, and homes of this machine are its system users' own."""
+        return []
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Nothing: there are none."""
 
     async def write_keys(self, keys: Mapping[int, str]) -> None:
         """Nothing: people log in to this machine by its own sshd."""
 
-    def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
+    def output(
+        self, allocation_id: int, *, tail: int, follow: bool, since: datetime | None = None
+    ) -> AsyncIterator[str]:
+        """What it printed stands in a file. Raises: Invalid where it is asked when: nobody wrote that down."""
+        if since is not None:
+            raise Invalid("What is printed on this machine carries no times: leave `since` out, and use `tail`.")
         return outputs.lines(self.output_folder, allocation_id, tail=tail, follow=follow)
 
     async def tidy(self, *, running: Collection[int]) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from ..errors import Conflict, Invalid, NotFound, Unavailable
-from ..observed import Host, Run
+from ..observed import Host, Part, Run
 from . import nodes, pods
 from .kubernetes import (
     CONFIG_MAPS,
@@ -26,6 +26,7 @@ from .kubernetes import (
     RESOURCE_SLICES,
     SERVICES,
     VOLUME_CLAIMS,
+    Kind,
     Kubernetes,
     Mirror,
     Object,
@@ -85,6 +86,18 @@ async def end(kubernetes: Kubernetes, namespace: str, hub_id: str, allocation_id
             metadata = part["metadata"]
             await kubernetes.delete(kind, metadata["name"], namespace, uid=metadata["uid"])
     return True
+
+
+async def why_gone(kubernetes: Kubernetes, events: Sequence[Object], *, host: str) -> pods.Trouble:
+    """Why a run has no pod any more: by what was said of the pod, oldest first, else by the host that it was on.
+
+    Raises: Unavailable.
+    """
+    try:
+        ready = not host or nodes.is_ready(await kubernetes.get(NODES, host))
+    except NotFound:
+        ready = False
+    return pods.why_gone(events, host_ready=ready)
 
 
 async def _end_pod(kubernetes: Kubernetes, pod: Object, grace_seconds: int) -> None:
@@ -192,11 +205,7 @@ class Cluster:
         for reason in pods.TAKEN_AWAY:
             told = await kubernetes.list(EVENTS, self._namespace, fields=f"involvedObject.kind=Pod,reason={reason}")
             events += [one for one in told.items if one["involvedObject"].get("name", "").endswith(end)]
-        try:
-            node = await kubernetes.get(NODES, host)
-        except NotFound:
-            node = None
-        found = pods.why_gone(sorted(events, key=pods.told_at), node)
+        found = await why_gone(kubernetes, sorted(events, key=pods.told_at), host=host)
         return found.reason, found.text.format(said=found.said)
 
     async def hosts(self) -> list[Host]:
@@ -283,8 +292,10 @@ class Cluster:
                 await kubernetes.patch(CONFIG_MAPS, name, {"data": {KEYS_FILE: wanted}}, self._namespace)
                 await kubernetes.patch(PODS, name.removesuffix(KEYS_SUFFIX), seen, self._namespace)
 
-    async def output(self, allocation_id: int, *, tail: int, follow: bool) -> AsyncIterator[str]:
-        """The last lines that the server's container printed, then each one as it comes.
+    async def output(
+        self, allocation_id: int, *, tail: int, follow: bool, since: datetime | None = None
+    ) -> AsyncIterator[str]:
+        """The last lines that the server's container printed, then each one as it comes. The kubelet knows when.
 
         Raises: NotFound once the pod is gone, Conflict while it has not begun, Unavailable.
         """
@@ -295,7 +306,9 @@ class Cluster:
             raise NotFound("What it printed")
         name = found[0]["metadata"]["name"]
         try:
-            printed = kubernetes.logs(name, self._namespace, container=pods.CONTAINER, tail=tail, follow=follow)
+            printed = kubernetes.logs(
+                name, self._namespace, container=pods.CONTAINER, tail=tail, follow=follow, since=since
+            )
             async for line in printed:
                 yield line
         except Invalid as error:
@@ -304,18 +317,34 @@ class Cluster:
     async def tidy(self, *, running: Collection[int]) -> None:
         """Nothing: what a pod printed goes with it."""
 
-    async def remove_volumes(self, volume_ids: Collection[int]) -> set[int]:
-        """Remove the claims of volumes that were given up; of which ones nothing is left. Raises: Unavailable."""
+    async def parts(self) -> list[Part]:
+        """One list of each kind. Raises: Unavailable."""
+        kubernetes, *_ = await self._open()
+
+        async def listed(kind: Kind, label: str, field: str) -> list[Part]:
+            ours = f"{HUB_LABEL}={self._hub_id},{label}"
+            return [
+                Part(f"{kind.plural}/{one['metadata']['name']}", **{field: _number(one["metadata"]["labels"][label])})
+                for one in (await kubernetes.list(kind, self._namespace, labels=ours)).items
+            ]
+
+        of_runs = [listed(kind, ALLOCATION_LABEL, "allocation_id") for kind in PARTS]
+        found = await asyncio.gather(*of_runs, listed(VOLUME_CLAIMS, VOLUME_LABEL, "volume_id"))
+        return [part for parts in found for part in parts]
+
+    async def remove_volumes(self, volume_ids: Collection[int]) -> None:
+        """Remove the claims of volumes that were given up. Raises: Unavailable."""
         kubernetes, *_ = await self._open()
         ours = f"{HUB_LABEL}={self._hub_id},{VOLUME_LABEL}"
-        left = set()
         for claim in (await kubernetes.list(VOLUME_CLAIMS, self._namespace, labels=ours)).items:
             metadata = claim["metadata"]
-            volume_id = int(metadata["labels"][VOLUME_LABEL])
-            if volume_id in volume_ids:
-                left.add(volume_id)
+            if _number(metadata["labels"][VOLUME_LABEL]) in volume_ids:
                 await kubernetes.delete(VOLUME_CLAIMS, metadata["name"], self._namespace, uid=metadata["uid"])
-        return set(volume_ids) - left
+
+
+def _number(text: str) -> int | None:
+    """Of a label that anybody may have written."""
+    return int(text) if text.isdecimal() else None
 
 
 def _kept_node(node: Object) -> Object:

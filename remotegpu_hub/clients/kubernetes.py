@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote, urlencode
@@ -200,13 +201,13 @@ class Kubernetes:
 
     async def logs(
         self, name: str, namespace: str, *, container: str | None = None, tail: int | None = None,
-        since_seconds: int | None = None, follow: bool = False, previous: bool = False,
+        since: datetime | None = None, follow: bool = False, previous: bool = False,
     ) -> AsyncIterator[str]:  # fmt: skip
         """Lines that a container wrote. Raises: NotFound, Invalid while it has not begun, Unavailable, also when they
         break off."""
         query = {
             "container": container or "", "tailLines": "" if tail is None else str(tail),
-            "sinceSeconds": "" if since_seconds is None else str(since_seconds),
+            "sinceTime": "" if since is None else since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "follow": "true" if follow else "", "previous": "true" if previous else "",
         }  # fmt: skip
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS) if follow else self._timeout

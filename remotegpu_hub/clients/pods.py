@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..observed import Run
-from .nodes import ALLOCATION_LABEL, is_ready
+from .nodes import ALLOCATION_LABEL
 
 Object = Mapping[str, Any]
 
@@ -132,9 +132,9 @@ def of_volumes(events: Iterable[Object]) -> Trouble | None:
     return None
 
 
-def why_gone(events: Iterable[Object], node: Object | None) -> Trouble:
-    """Why there is no pod any more, by what was said of it and by the node that it was on, if there still is one."""
-    return of_events(events) or (DELETED if node is not None and is_ready(node) else LOST)
+def why_gone(events: Iterable[Object], *, host_ready: bool) -> Trouble:
+    """Why there is no pod any more, by what was said of it and by how its host is."""
+    return of_events(events) or (DELETED if host_ready else LOST)
 
 
 def _of_container(one: Object) -> Trouble | None:

@@ -1,7 +1,7 @@
 """Storage that outlives runs: a home for each user in each workspace, and one that a workspace shares. A size only ever
 grows; it counts against the storage quota until the volume is deleted."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from sqlalchemy import or_, select
@@ -75,6 +75,9 @@ def delete(session: Session, *, volume_id: int, actor: Actor, now: datetime) -> 
     return volume
 
 
-def deleted(session: Session) -> set[int]:
-    """Volumes that were given up, of which something may still be there."""
-    return set(session.scalars(select(Volume.id).where(Volume.deleted_at.is_not(None))))
+def known(session: Session, *, volume_ids: Collection[int]) -> dict[int, bool]:
+    """Which of these ids ever were volumes of this hub, and whether each was given up."""
+    if not volume_ids:
+        return {}
+    rows = session.execute(select(Volume.id, Volume.deleted_at).where(Volume.id.in_(volume_ids)))
+    return {volume_id: deleted_at is not None for volume_id, deleted_at in rows}

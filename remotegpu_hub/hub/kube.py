@@ -19,18 +19,18 @@ from ..clients.kubernetes import (
     CLAIM_TEMPLATES,
     CONFIG_MAPS,
     INGRESSES,
-    NODES,
     PODS,
     SERVICES,
     VOLUME_CLAIMS,
     Kubernetes,
 )
-from ..clients.nodes import HUB_LABEL, is_ready, quantity
+from ..clients.nodes import HUB_LABEL, quantity
 from ..clients.pods import Trouble
 from ..clients.pools import Binding, Pool
-from ..errors import Abandoned, Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..errors import Abandoned, Conflict, Denied, Invalid, NotFound, RemoteGPUError, StartFailed, Unavailable
 from ..orm import EndReason, VolumeKind
 from ..runtime import utcnow
+from ..units import show_bytes
 from . import pod as builder
 from . import ssh
 from .spawner import Held, HeldVolume, RemoteGPUMixin, Run
@@ -43,6 +43,11 @@ WATCHED_SECONDS = 5.0
 """How often a start makes sure that there is a watch to look at."""
 _AWAY = (ApiException, aiohttp.ClientError, OSError, TimeoutError, Unavailable)
 """What the cluster's absence raises, in KubeSpawner's code and in ours."""
+
+_STAYS = {
+    VolumeKind.HOME: "Your home stays at {size}: the cluster does not let it grow to {wanted}.",
+    VolumeKind.SHARED: "What the workspace shares stays at {size}: the cluster does not let it grow to {wanted}.",
+}
 
 
 class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
@@ -123,7 +128,8 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             await self.cluster.ensure(CONFIG_MAPS, files, self.namespace, labels=self._labels(held))
 
     async def _ensure_claim(self, volume: HeldVolume, held: Held) -> None:
-        """Make the volume's claim, or let it grow. One that its storage class does not let grow stays as it is."""
+        """Make the volume's claim, or let it grow. One that the cluster does not let grow stays as it is, and the
+        start goes on."""
         shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
         wanted = builder.claim(
             volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class,
@@ -140,8 +146,12 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                     VOLUME_CLAIMS, wanted["metadata"]["name"],
                     {"spec": {"resources": {"requests": {"storage": str(volume.size_bytes)}}}}, self.namespace,
                 )  # fmt: skip
-            except (Denied, Invalid) as error:
+            except (Conflict, Denied, Invalid) as error:
                 self.log.warning("%s: the volume %s keeps its size: %s", self._log_name, volume.id, error)
+                self._tell(words.translate(
+                    self._language(), _STAYS[VolumeKind(volume.kind)], size=show_bytes(int(quantity(size))),
+                    wanted=show_bytes(volume.size_bytes),
+                ))  # fmt: skip
 
     def _labels(self, held: Held) -> dict[str, str]:
         return cluster.labels_of(self._hub_id, held.allocation_id)
@@ -212,8 +222,10 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             return self._comes_back() if self._shown else False
         self._shown = True
         found = pods.trouble(pod) or (None if there else pods.of_volumes(self.events))
+        if found == pods.DELETED:
+            return self._was_deleted()
         if found is not None:
-            self._judge(self._why_deleted() if found == pods.DELETED else found)
+            self._judge(found)
             return False
         self._trouble = None
         return there and bool(super().is_pod_running(pod))
@@ -222,7 +234,13 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         """Never yet; but a pod that the watch has lost may be there all the same. Raises: StartFailed."""
         with contextlib.suppress(Unavailable):
             if not await self._exists():
-                self._judge(self._why_deleted())
+                return await self._was_deleted()
+        return False
+
+    async def _was_deleted(self) -> bool:
+        """Nor ever. Raises: StartFailed."""
+        with contextlib.suppress(Unavailable):
+            self._judge(await self._why_gone(self._run))
         return False
 
     def _judge(self, found: Trouble) -> None:
@@ -315,8 +333,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                     await self._start_watching_events()
             if self._watched() is None and await self._exists():
                 return None
-            self._note_end(run)
-            await self._note_lost_host(run)
+            await self._note_end(run)
             status: int | None = await super().poll()
         except _AWAY as error:
             if run is None:
@@ -337,41 +354,32 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
         """The pod as the watch last heard of it; None when it has not, or no more."""
         return self.pod_reflector.pods.get(f"{self.namespace}/{self.pod_name}")
 
-    def _note_end(self, run: Run | None) -> None:
-        """Keep why and when, before KubeSpawner removes the pod that tells it."""
+    async def _note_end(self, run: Run | None) -> None:
+        """Keep why and when, before KubeSpawner removes the pod that tells it. Raises: Unavailable."""
         if run is None or run.reason is not None:
             return
         pod = self._watched()
         if pod is None:
             if run.active:
-                run.reason, run.message = self._end_of_deleted()
+                await self._note_gone(run)
             return
         seen = pods.run_of(pod, node_ready=True)
-        if seen.over:
-            run.reason = EndReason(seen.reason) if seen.reason else EndReason.EXITED
-            run.message, run.ended_at = seen.message, seen.ended_at
-            if run.reason == EndReason.POD_DELETED:
-                run.reason, run.message = self._end_of_deleted()
-
-    async def _note_lost_host(self, run: Run | None) -> None:
-        """A node whose object is deleted takes its pods with it. Raises: Unavailable."""
-        if run is None or run.reason != EndReason.POD_DELETED or not run.host:
+        if not seen.over:
             return
-        try:
-            node = await self.cluster.get(NODES, run.host)
-        except NotFound:
-            node = None
-        if node is None or not is_ready(node):
-            run.reason, run.message = EndReason(pods.LOST.reason), pods.LOST.text
+        run.ended_at = seen.ended_at
+        if seen.reason == pods.DELETED.reason:
+            await self._note_gone(run)
+        else:
+            run.reason, run.message = EndReason(seen.reason or EndReason.EXITED), seen.message
 
-    def _end_of_deleted(self) -> tuple[EndReason, str]:
-        found = self._why_deleted()
-        return EndReason(found.reason), found.text.format(said=found.said)
+    async def _note_gone(self, run: Run) -> None:
+        found = await self._why_gone(run)
+        if run.reason is None:  # nobody ended it meanwhile
+            run.reason, run.message = EndReason(found.reason), found.text.format(said=found.said)
 
-    def _why_deleted(self) -> Trouble:
-        """Kubernetes before 1.26 tells in events alone why it deleted a pod."""
+    async def _why_gone(self, run: Run | None) -> Trouble:
         RemoteGPUKubeSpawner._events = 0.0, None, {}  # the newest counts here
-        return pods.of_events(self.events) or pods.DELETED
+        return await cluster.why_gone(self.cluster, self.events, host=run.host if run is not None else "")
 
     async def stop(self, now: bool = False) -> None:
         """Remove the pod and wait until it is gone, as the watch tells or, should that be deaf, the cluster itself.

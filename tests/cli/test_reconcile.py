@@ -85,8 +85,8 @@ def test_a_start_that_the_dead_hub_left_is_given_back(remotegpu, world, hub_was_
     admitted = world.admit("bob", gpus=1)
     assert admitted.state == AllocationState.ADMITTED
     said = remotegpu("reconcile").out
-    assert said.splitlines()[0].split() == ["RUN", "FOUND", "NOW"]
-    assert said.splitlines()[1].split() == [str(admitted.id), "ghost", "repaired"]
+    assert said.splitlines()[0].split() == ["RUN", "FOUND", "NOW", "BESIDE"]
+    assert said.splitlines()[1].split() == [str(admitted.id), "ghost", "repaired", "-"]
     assert world.open_runs() == []
     assert remotegpu("reconcile").out == "Everything that is held runs, and nothing else does.\n"
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import kubernetes.aio
@@ -300,8 +300,9 @@ async def test_what_has_not_begun_has_no_logs_and_what_is_not_there_is_not_found
                 break
             except Denied:
                 await asyncio.sleep(0.2)
-    assert [line async for line in kube.logs("p", space, tail=5, since_seconds=60)] == []
-    assert any("/log?tailLines=5&sinceSeconds=60" in one for one in front.asked)
+    since = datetime.datetime(2026, 11, 1, 8, tzinfo=datetime.timezone(datetime.timedelta(hours=8)))
+    assert [line async for line in kube.logs("p", space, tail=5, since=since)] == []
+    assert any("/log?tailLines=5&sinceTime=2026-11-01T00:00:00Z" in unquote(one) for one in front.asked)
     with pytest.raises(NotFound):
         _ = [line async for line in kube.logs("none", space, follow=True)]
     assert await kube.delete(PODS, "p", space, grace=0) is True

@@ -141,7 +141,10 @@ def test_what_is_wrong_with_a_pod_is_told_with_its_reason(seen: dict[str, Any], 
 def test_before_1_26_the_cluster_tells_by_events_what_it_took_away(
     events: list[tuple[str, str]], found: Trouble | None
 ) -> None:
-    assert pods.of_events([{"reason": reason, "message": said} for reason, said in events]) == found
+    told = [{"reason": reason, "message": said} for reason, said in events]
+    assert pods.of_events(told) == found
+    assert pods.why_gone(told, host_ready=True) == (found or pods.DELETED)
+    assert pods.why_gone(told, host_ready=False) == (found or pods.LOST), "its host took it along"
 
 
 IN_USE = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) rgpu-alice-40-01234567'

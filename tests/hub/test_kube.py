@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +16,32 @@ import httpx
 import pytest
 
 from remotegpu_hub import workers
-from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, INGRESSES, NODES, PODS, SERVICES, VOLUME_CLAIMS
-from remotegpu_hub.clients.nodes import HUB_LABEL, VOLUME_LABEL, is_ready
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, INGRESSES, NODES, PODS, SERVICES, VOLUME_CLAIMS, Kind
+from remotegpu_hub.clients.nodes import HUB_LABEL, VOLUME_LABEL, is_ready, quantity
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import keys, users, volumes
-from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState, SshKey
+from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState, SshKey, Volume
 from remotegpu_hub.runtime import utcnow
 from tests.cluster.cluster import NODE, LocalCluster
 from tests.kube_hubs import A100, KubeHub
 from tests.worlds import ADMIN
 
+STORAGE_CLASSES = Kind("apis/storage.k8s.io/v1", "storageclasses", namespaced=False)
+SHARED = 'c.RemoteGPU.shared_size, c.RemoteGPU.shared_storage_class = "1G", "growing"'
+"""The class of homes lets nothing grow."""
+
 
 @pytest.fixture(scope="module")
 def hub(test_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHub]:
-    with KubeHub(tmp_path_factory.mktemp("kube"), test_cluster) as running:
+    with KubeHub(tmp_path_factory.mktemp("kube"), test_cluster, SHARED) as running:
+        growing = {
+            "metadata": {"name": "growing"},
+            "provisioner": "kubernetes.io/host-path",
+            "allowVolumeExpansion": True,
+        }
+        running.kube(lambda kube: kube.ensure(STORAGE_CLASSES, growing, labels={}))
         yield running
+        running.kube(lambda kube: kube.delete(STORAGE_CLASSES, "growing"))
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +58,7 @@ def takes_pods(hub: KubeHub) -> bool:
     return is_ready(node) and not node["spec"].get("taints") and hub.host_status() == "online"
 
 
-def test_a_pod_runs_where_admission_chose_with_what_it_holds_and_leaves_only_its_home(hub: KubeHub):
+def test_a_pod_runs_where_admission_chose_with_what_it_holds_and_leaves_only_its_volumes(hub: KubeHub):
     life = hub.start_server("alice", {"gpus": 2, "gpu_model": A100})
     pod = hub.pod_of("alice")
     container = pod["spec"]["containers"][0]
@@ -58,27 +71,68 @@ def test_a_pod_runs_where_admission_chose_with_what_it_holds_and_leaves_only_its
     assert life.env["REMOTEGPU_SIMULATED_GPUS"] == "1"
     assert life.uid == 1000
     assert hub.run_of("alice").mark == pod["metadata"]["uid"]
-    (home,) = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
+    claims = {one["metadata"]["uid"] for one in hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items}
+    assert len(claims) == 2, "a home and what the workspace shares"
     hub.stop_server("alice")
     assert hub.pods() == []
     assert hub.run_of("alice").end_reason == EndReason.USER
-    (kept,) = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
-    assert kept["metadata"]["uid"] == home["metadata"]["uid"], "the home volume stays"
+    kept = hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
+    assert {one["metadata"]["uid"] for one in kept} == claims, "volumes stay"
 
 
-def test_a_home_outlives_the_run_and_counts_against_the_storage_quota(hub: KubeHub):
-    hub.start_server("bob", {"image": hub.image("writer")})
+def test_volumes_outlive_runs_are_shared_as_they_should_be_and_grow_where_the_cluster_lets_them(hub: KubeHub):
+    writer = {"image": hub.image("writer")}
+    hub.start_server("bob", writer)
+    other = hub.start_server("alice", writer)
+    assert other.env["REMOTEGPU_FOUND_SHARED"] == "bob", "alice's pod sees what bob's, which runs, has written"
     hub.stop_server("bob")
-    life = hub.start_server("bob", {"image": hub.image("writer")})
+    grow(hub, 2 * 2**30)
+    assert "Your home stays at 1 GiB: the cluster does not let it grow to 2 GiB." in told_while_starting(hub, "bob")
+    life = hub.life(hub.run_of("bob").id)
     assert life.env["REMOTEGPU_FOUND_AT_HOME"] == "1", "what the first run wrote is there"
-    assert hub.held_storage("bob") == 2**30
-    assert "bob" in homes(hub)
+    assert life.env["REMOTEGPU_FOUND_SHARED"] == "alice bob"
+    assert claimed(hub) == {"bob": 2**30, "alice": 2**30, "all": 2 * 2**30}, "what is shared has grown"
+    assert hub.held_storage("bob") == 2 * 2**30
     hub.stop_server("bob")
     with begin(hub.engine) as session:
         volumes.delete(session, volume_id=homes(hub)["bob"], actor=ADMIN, now=hub.world.now)
     assert hub.reconcile() == []
     hub.until(lambda: "bob" not in homes(hub), "the given up home is gone")
     assert hub.held_storage("bob") == 0
+
+
+def grow(hub: KubeHub, size_bytes: int) -> None:
+    """All volumes of the workspace, as an admission does where the configured sizes have become larger."""
+    with begin(hub.engine) as session:
+        for volume in session.query(Volume).filter_by(deleted_at=None):
+            volumes.ensure(
+                session, user_id=volume.user_id or 0, workspace_id=volume.workspace_id, there={volume.kind: volume},
+                sizes={volume.kind: size_bytes}, actor=ADMIN, now=hub.world.now,
+            )  # fmt: skip
+
+
+def told_while_starting(hub: KubeHub, user: str) -> str:
+    """Start it as it is kept; what its user reads meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(hub.ask, user)
+        hub.until(lambda: hub.model(user).get("pending") == "spawn", "it is starting")
+        headers = {"Authorization": f"token {hub.token}"}
+        url = f"{hub.api_url}/{hub.path(user)}/progress"
+        with httpx.stream("GET", url, headers=headers, timeout=90, trust_env=False) as live:
+            said = live.read().decode()
+        assert asked.result().status_code in {201, 202}
+    hub.until(lambda: hub.model(user).get("ready"), "it runs")
+    return said
+
+
+def claimed(hub: KubeHub) -> dict[str, int]:
+    """Bytes that the claims of homes ask for, by user, and of what is shared by `all`."""
+    return {
+        one["metadata"]["annotations"].get("remotegpu-hub/user", "all"): int(
+            quantity(one["spec"]["resources"]["requests"]["storage"])
+        )
+        for one in hub.kube(lambda kube: kube.list(VOLUME_CLAIMS, hub.namespace)).items
+    }
 
 
 def homes(hub: KubeHub) -> dict[str, int]:
@@ -89,6 +143,33 @@ def homes(hub: KubeHub) -> dict[str, int]:
         for one in claims
         if "remotegpu-hub/user" in one["metadata"]["annotations"]
     }
+
+
+def test_what_a_pod_prints_is_read_from_its_end_from_a_moment_on_and_as_it_comes(hub: KubeHub):
+    hub.start_server("alice", {"image": hub.image("talker")})
+    url = f"{hub.url}services/workspaces/api/environments/{hub.run_of('alice').environment_id}/logs"
+    given = {"headers": {"Authorization": f"token {hub.token_of('alice')}"}, "timeout": 30, "trust_env": False}
+
+    def printed(**query: Any) -> list[str]:
+        return httpx.get(url, params=query, **given).text.split()
+
+    assert printed() == ["one", "two", "three"]
+    assert printed(tail=2) == ["two", "three"]
+    time.sleep(1.1)  # since is to the second
+    later = utcnow().isoformat()
+    assert printed(since=later) == []
+    try:
+        with httpx.stream("GET", url, params={"follow": True, "since": later}, **given) as live:
+            (hub.runs / "talk").touch()
+            assert next(line for line in live.iter_lines() if line) == "four", "nothing from before"
+    finally:
+        (hub.runs / "talk").unlink()
+    assert printed(since=later) == ["four"]
+    command = [sys.executable, "-m", "remotegpu_hub.app", "environments", "logs", url.split("/")[-2]]
+    variables = {"REMOTEGPU_HUB_URL": hub.url, "REMOTEGPU_TOKEN": hub.token_of("alice")}
+    for since, lines in (("1h", ["one", "two", "three", "four"]), (later, ["four"])):
+        said = subprocess.run([*command, "--since", since], env={**os.environ, **variables}, capture_output=True)
+        assert (said.stdout.decode().split(), said.stderr) == (lines, b"")
 
 
 def test_who_holds_no_gpu_sees_none(hub: KubeHub):
@@ -354,12 +435,19 @@ def frozen_api(test_cluster: LocalCluster) -> Iterator[int]:
     os.kill(pid, signal.SIGCONT)
 
 
-def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_is_gone(hub: KubeHub, frozen_api: int):
+HOW_LONG = [pytest.param(8, id="for a while"), pytest.param(20, id="for 20 s", marks=pytest.mark.prove)]
+
+
+@pytest.mark.parametrize("seconds", HOW_LONG)
+def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_is_gone(
+    hub: KubeHub, frozen_api: int, seconds: int
+):
     hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
     os.kill(frozen_api, signal.SIGSTOP)
+    back_at = time.monotonic() + seconds
     try:
         hub.api("DELETE", hub.path("alice"), timeout_seconds=60)
-        time.sleep(8)
+        time.sleep(max(8, back_at - time.monotonic()))
         assert hub.run_of("alice").state != AllocationState.ENDED, "the pod may run"
     finally:
         os.kill(frozen_api, signal.SIGCONT)
@@ -367,13 +455,17 @@ def test_a_stop_while_the_api_server_is_away_gives_nothing_back_before_the_pod_i
     assert hub.run_of("alice").end_reason == EndReason.USER
 
 
-def test_a_start_waits_for_an_api_server_that_is_away_for_a_while(hub: KubeHub, frozen_api: int):
+@pytest.mark.parametrize("seconds", HOW_LONG)
+def test_a_start_waits_for_an_api_server_that_is_away_for_a_while(hub: KubeHub, frozen_api: int, seconds: int):
     os.kill(frozen_api, signal.SIGSTOP)
+    back_at = time.monotonic() + seconds
     answer = hub.ask("alice", {"workspace": "lab", "image": hub.image("plain"), "gpus": 1, "gpu_model": A100})
     assert answer.status_code == 202, "it is on its way"
+    time.sleep(max(0, back_at - time.monotonic()))
     assert hub.model("alice")["pending"] == "spawn"
     os.kill(frozen_api, signal.SIGCONT)
     hub.until(lambda: hub.model("alice").get("ready"), "it runs after all", seconds=90)
+    assert len(hub.pods()) == 1
 
 
 def test_what_runs_on_a_silent_node_is_neither_ended_nor_billed(hub: KubeHub, test_cluster: LocalCluster):

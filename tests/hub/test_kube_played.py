@@ -1,7 +1,6 @@
 """A hub on any API server, the tester's own too (KUBECONFIG): nodes are objects and their kubelets are played, so that
 this runs on every version of Kubernetes that somebody can name. Else on the one of `test_cluster`."""
 
-import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 import pytest
 
 from remotegpu_hub import workers
-from remotegpu_hub.clients.hub import HubClient
-from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICES, VOLUME_CLAIMS, Kind, Kubernetes
+from remotegpu_hub.clients.kubernetes import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICES, VOLUME_CLAIMS, Kind
+from remotegpu_hub.clients.nodes import ALLOCATION_LABEL, HUB_LABEL, VOLUME_LABEL
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import users, volumes
 from remotegpu_hub.orm import EndReason, EnvironmentState, Volume
@@ -122,35 +121,46 @@ def test_a_node_port_by_which_somebodys_load_balancer_is_watched_is_not_given_ou
         hub.kube(lambda kube: kube.delete(SERVICES, "theirs", hub.namespace))
 
 
-def test_the_claims_of_given_up_volumes_are_looked_for_until_they_are_gone(
-    hub: KubeHub, monkeypatch: pytest.MonkeyPatch
-):
-    start(hub, "bob")
+def test_what_wears_the_hubs_mark_and_stands_for_nothing_is_told_and_what_is_left_of_a_run_removed(hub: KubeHub):
+    run_id = start(hub, "bob")["metadata"]["labels"][ALLOCATION_LABEL]
     hub.stop_server("bob")
     with begin(hub.engine) as session:
         home = users.current(session, name="bob").id
         volume = next(one for one in session.query(Volume).filter_by(user_id=home) if one.deleted_at is None)
         volumes.delete(session, volume_id=volume.id, actor=ADMIN, now=hub.world.now)
-    asked: list[Kind] = []
-    list_all = Kubernetes.list
+    port: dict[str, Any] = {"spec": {"ports": [{"port": 80}]}}
+    claim = {
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "", "resources": {"requests": {"storage": "1G"}}}
+    }
+    made = [
+        (SERVICES, "strange", hub.hub_id, {ALLOCATION_LABEL: "987654"}, port),
+        (CONFIG_MAPS, "odd", hub.hub_id, {ALLOCATION_LABEL: "no-number"}, {}),
+        (VOLUME_CLAIMS, "nobodys", hub.hub_id, {VOLUME_LABEL: "987654"}, claim),
+        (SERVICES, "others", "another-hub", {ALLOCATION_LABEL: "987654"}, port),
+        (CONFIG_MAPS, "leaked", hub.hub_id, {ALLOCATION_LABEL: run_id}, {}),
+    ]
 
-    async def counted(kube: Kubernetes, kind: Kind, *given: Any, **named: Any) -> Any:
-        asked.append(kind)
-        return await list_all(kube, kind, *given, **named)
+    def there() -> set[str]:
+        kinds = (SERVICES, CONFIG_MAPS, VOLUME_CLAIMS)
+        return {one["metadata"]["name"] for kind in kinds for one in listed(hub, kind)} - {"kube-root-ca.crt"}
 
-    async def reconcile_until_it_is_gone(site: workers.Site) -> None:
-        runtime = hub.runtime
-        async with asyncio.timeout(60), HubClient(hub.api_url, hub.token) as client:
-            while volume.id not in runtime.volumes_gone:
-                await workers.reconcile(runtime, client.servers, site)
-                assert VOLUME_CLAIMS in asked, "it was looked for"
-            asked.clear()
-            await workers.reconcile(runtime, client.servers, site)
+    for kind, name, hub_id, label, body in made:
+        metadata = {"name": name, "labels": {HUB_LABEL: hub_id, **label}}
+        hub.kube(lambda kube, kind=kind, whole={"metadata": metadata, **body}: kube.create(kind, whole, hub.namespace))
+    try:
+        told = {str(one): one.allocation_id for one in hub.reconcile() if one.fault == workers.Fault.UNKNOWN}
+        assert told == {
+            "run 987654, services/strange": 987654, "configmaps/odd": None, "persistentvolumeclaims/nobodys": None,
+        }  # fmt: skip
+        hub.until(lambda: there() == {"strange", "odd", "nobodys", "others"}, "only what is left alone is there")
+    finally:
+        for kind, name, *_ in made:
+            hub.kube(lambda kube, kind=kind, name=name: kube.delete(kind, name, hub.namespace))
 
-    monkeypatch.setattr(Kubernetes, "list", counted)
-    hub.with_site(reconcile_until_it_is_gone)
-    assert PODS in asked
-    assert VOLUME_CLAIMS not in asked, "not again for ever"
+
+def listed(hub: KubeHub, kind: Kind) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = hub.kube(lambda kube: kube.list(kind, hub.namespace)).items
+    return found
 
 
 def say(hub: KubeHub, pod: dict[str, Any], **said: Any) -> None:

@@ -695,6 +695,8 @@ def test_an_environment_is_made_once_however_often_it_is_asked_for_and_its_log_i
         with desk.client.stream("GET", f"{path}?run={run.id}&tail=2400", headers=headers) as slow:
             time.sleep(streams.RIGHTS_SECONDS + 2)
             assert len(slow.read().splitlines()) == 2400, "who reads slowly gets all of it"
+        refused = desk.ask("owner", "GET", f"{path}?since=2026-11-01T00:00:00Z")
+        assert (refused.status_code, "no times" in refused.text) == (400, True), "nobody wrote down when"
         assert desk.ask("owner", "GET", f"{path}?run=1").status_code in (200, 404)
     finally:
         desk.hub.stop_server("carol", server)

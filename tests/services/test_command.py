@@ -397,6 +397,8 @@ def test_an_environment_is_made_from_outside_and_what_it_prints_is_read_live(ter
         with printed.open("a") as file:
             file.write("loss 0.5\nloss 0.25 损失\n")
         assert ask("environments", "logs", number, "--tail", "1") == Said(0, "loss 0.25 损失\n", "")
+        assert "no times" in ask("environments", "logs", number, "--since", "10m").err
+        assert "not a moment" in ask("environments", "logs", number, "--since", "yesterday").err
         variables = {"REMOTEGPU_HUB_URL": hub.url, "REMOTEGPU_TOKEN": carol}
         live = subprocess.Popen(
             [sys.executable, "-m", "remotegpu_hub.app", "environments", "logs", number, "-f", "--tail", "1"],

@@ -10,7 +10,7 @@ from sqlalchemy.orm import contains_eager, selectinload
 from ...domain import ports
 from ...errors import NotFound
 from ...orm import Allocation, Environment, PortMapping, PortService
-from ..api import LARGEST, Call, Needs, Route, Shape
+from ..api import LARGEST, Call, Moment, Needs, Route, Shape
 from ..paging import Paging, page
 from ..streams import Lines
 from . import site
@@ -43,6 +43,9 @@ class PortsAsked(Paging):
 
 class LogsAsked(Shape):
     tail: int = Field(200, ge=1, le=MOST_LINES, description="Lines from the end to begin with.")
+    since: Moment | None = Field(
+        None, description="None that it printed before, to the second. Only on a cluster: local logs carry no times."
+    )
     follow: bool = Field(False, description="Go on with each line as it comes, until the run ends.")
     run: int | None = Field(None, ge=1, le=LARGEST, description="`allocation_id` of an older run; else the newest.")
 
@@ -115,7 +118,7 @@ def read_logs(call: Call) -> Any:
     if run is None:
         raise NotFound("What it printed")
     where, number, follow = site.of(call.runtime), run.id, asked.follow and run.ended_at is None
-    return Lines(lambda: where.output(number, tail=asked.tail, follow=follow), goes_on=follow)
+    return Lines(lambda: where.output(number, tail=asked.tail, follow=follow, since=asked.since), goes_on=follow)
 
 
 ROUTES = [
