@@ -374,6 +374,7 @@ def test_a_user_sees_and_does_from_outside_what_is_theirs(terminal: Terminal):
     assert hub.model("carol", "mine").get("ready"), "on the database it was left alone"
     hub.stop_server("carol", "mine")
     assert ask("environments", "delete", number).code == 2
+    assert "no home volume" in ask("environments", "delete", number, "--volume", "--yes").err
     assert ask("environments", "delete", number, "--yes").out == f"Environment {number} is deleted.\n"
     assert ask("environments", "access", number).code == 1
 
