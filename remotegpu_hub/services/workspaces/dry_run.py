@@ -100,7 +100,7 @@ def dry_run_policy(call: Call) -> Any:
     async def act() -> dict[str, Any]:
         return await asyncio.wrap_future(runtime.submit(replay, runtime.engine, asked))
 
-    return Later(act)
+    return Later(act, hub=False)
 
 
 def check(asked: DryRun) -> None:
