@@ -297,7 +297,13 @@ def _end_or_keep_runs(session: Session, workspace: Workspace, user: User, *, kee
     )
     told = (Deadline.reason == EndReason.ADMIN) & (Deadline.allocation_id == Allocation.id)
     if keep:
-        session.execute(delete(Deadline).where(exists().where(told, *theirs)))
+        gone = session.scalars(
+            delete(Deadline)
+            .where(exists().where(told, *theirs))
+            .returning(Deadline.allocation_id)
+            .execution_options(synchronize_session=False)
+        ).all()
+        events.of_spared(session, allocation_ids=gone, reason=EndReason.ADMIN.value, now=now)
         return
     ends_at = now + LEAVING_GRACE
     runs = select(

@@ -7,7 +7,7 @@ from remotegpu_hub import db
 from remotegpu_hub.domain import allocations, billing, users, workspaces
 from remotegpu_hub.errors import Conflict, Invalid, NotFound
 from remotegpu_hub.observed import HubUser
-from remotegpu_hub.orm import Deadline, EndReason, Member, MemberStatus, Role, User, Workspace, WorkspaceStatus
+from remotegpu_hub.orm import Deadline, EndReason, Event, Member, MemberStatus, Role, User, Workspace, WorkspaceStatus
 
 from ..worlds import ADMIN, World
 
@@ -239,6 +239,8 @@ def test_who_comes_back_in_time_keeps_what_runs(world: World):
     world.pass_time(minutes=50)
     world.member("lab", "bob", status=MemberStatus.SUSPENDED)
     world.member("lab", "bob", role=Role.ADMIN)
+    told = world.read(select(Event).where(Event.kind == "environment.spared"))
+    assert [(one.environment_id, one.detail["reason"]) for one in told] == [(run.environment_id, "admin")]
     world.pass_time(hours=2)
     assert due(world) == []
     world.remove("lab", "bob")
