@@ -130,8 +130,10 @@ def test_a_workspace_with_running_environments_is_not_archived(world: World):
 
 
 def test_an_archived_workspace_is_reopened_once_and_starts_again(world: World):
-    with db.begin(world.engine) as session:
-        workspaces.archive(session, workspace=workspaces.by_name(session, name="lab"), actor=ADMIN, now=world.now)
+    for _ in range(2):
+        with db.begin(world.engine) as session:
+            workspaces.archive(session, workspace=workspaces.by_name(session, name="lab"), actor=ADMIN, now=world.now)
+    assert len(world.audit("workspace.archive")) == 1
     with pytest.raises(NotFound):
         world.run()
     for _ in range(2):
