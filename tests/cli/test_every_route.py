@@ -30,7 +30,7 @@ WITHOUT = {
     "GET default-quotas/{level}": ONE_OF,
 }
 """Routes without a command of their own, and why."""
-ASKS = {"read": "GET", "every": "GET", "lines": "GET", "events": "GET", "create": "POST"}
+ASKS = {"read": "GET", "every": "GET", "each": "GET", "lines": "GET", "events": "GET", "create": "POST"}
 """Methods that ask a route by its path, and with which verb; `ask` is told the verb before the path."""
 
 

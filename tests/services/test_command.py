@@ -1,5 +1,7 @@
 """The `remotegpu` command on a real hub, both ways: by its database and by its API, the same words come out."""
 
+import csv
+import io
 import json
 import os
 import pty
@@ -20,17 +22,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import delete
 
 from remotegpu_hub.app import main
-from remotegpu_hub.cli import asking, logins
+from remotegpu_hub.cli import asking, audit, logins
 from remotegpu_hub.cli.members import MembersSet
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.clients.api import REACH
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import environments, events, workspaces
+from remotegpu_hub.domain.audit import Actor, record
 from remotegpu_hub.orm import EventKind, SshKey
 from tests.gpu_hubs import GpuHub
 from tests.worlds import ADMIN
 
 from .conftest import put_members
+from .test_audit_pages import see
 
 VARIABLES = (
     "REMOTEGPU_DB_URL",
@@ -123,6 +127,29 @@ def test_what_is_read_is_the_same_both_ways(terminal: Terminal, words: tuple[str
     assert here == there
     assert (here.code, here.err) == (0, "")
     assert here.out.count("\n") >= 1
+
+
+def test_the_audit_as_a_file_is_the_one_of_the_page(terminal: Terminal):
+    hub, nasty = terminal.hub, '=HYPERLINK("http://127.0.0.1/")'
+    with begin(hub.engine) as session:
+        record(session, actor=Actor(nasty), action="test.csv", entity="workspace", entity_id=1, now=hub.world.now,
+               name="-1+1")  # fmt: skip
+    here, there = both(terminal, "audit", "--action", "test.csv", "--csv")
+    assert here == there
+    page = see(hub, "admin", "admin/audit.csv?action=test.csv").content.decode()
+    assert there.out.replace("\r\n", "\n") == page.replace("\r\n", "\n")
+    head, line = csv.reader(io.StringIO(there.out.removeprefix("\ufeff")))
+    assert dict(zip(head, line, strict=True))["actor"] == "'" + nasty
+    first = terminal.by_api("audit", "--csv", "--most", "3")
+    assert (first.code, len(list(csv.reader(io.StringIO(first.out))))) == (0, 4)
+    assert terminal.by_api("audit", "--csv", "--json").code == 2
+    assert terminal.by_api("audit", "--csv", token=hub.token_of("carol")).code == 1
+
+
+def test_a_file_that_ends_early_says_so(terminal: Terminal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(audit, "MOST_IN_A_FILE", 2)
+    lines = terminal.by_database("audit", "--csv").out.splitlines()
+    assert (len(lines), lines[-1]) == (4, "Cut off after 2 entries: narrow the filters down.")
 
 
 def test_ports_that_were_given_back_are_shown_the_same_both_ways(terminal: Terminal):
