@@ -23,8 +23,11 @@ from .cli.invitations import Invitations
 from .cli.login import Login, Logout, Whoami
 from .cli.members import Members
 from .cli.money import Budgets, Prices
+from .cli.offers import Offers
 from .cli.overview import Overview
 from .cli.people import Limits, Users
+from .cli.policy import Policy
+from .cli.ports import Ports
 from .cli.quotas import Quotas
 from .cli.reconcile import Reconcile
 from .cli.requests import Requests
@@ -66,6 +69,7 @@ class RemoteGPUApp(Command):
         "invitations": (Invitations, "asking users in: list, send, take-back, accept, decline"),
         "quotas": (Quotas, "what may be held: list, set"),
         "limits": (Limits, "what you may hold, and hold"),
+        "policy": (Policy, "try limits before they are set: dry-run"),
         "requests": (Requests, "asking for more: list, ask, approve, refuse, withdraw"),
         "budgets": (Budgets, "what a month may cost: list, set, remove"),
         "prices": (Prices, "what a unit costs: list, set"),
@@ -76,6 +80,8 @@ class RemoteGPUApp(Command):
         "volumes": (Volumes, "storage that outlives runs: list, delete"),
         "ssh-keys": (SshKeys, "public keys of users: list, add, remove"),
         "environments": (Environments, "what users keep and run: list, create, start, stop, logs, …"),
+        "offers": (Offers, "what you may start now, and what it costs"),
+        "ports": (Ports, "outside addresses that lead into environments"),
         "events": (Events, "what happened, and what happens from now on"),
         "audit": (Audit, "who changed what"),
         "webhooks": (Webhooks, "addresses that are told of events: list, add, set, test, log, again, remove"),

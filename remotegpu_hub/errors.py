@@ -92,6 +92,17 @@ class TooMany(RemoteGPUError):
         super().__init__("Too many requests at once. Wait {after_seconds} s.", after_seconds=after_seconds)
 
 
+class Busy(TooMany):
+    """As many of these are at work as may be at once, whoever asked."""
+
+    def __init__(self, *, count: int, after_seconds: int) -> None:
+        super(TooMany, self).__init__(
+            "{count} dry runs are at work already. Try again in {after_seconds} s.",
+            count=count,
+            after_seconds=after_seconds,
+        )
+
+
 class Crowded(TooMany):
     """The caller listens in too many places at once."""
 

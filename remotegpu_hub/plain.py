@@ -12,6 +12,7 @@ from .domain.allocations import Ending
 from .orm import (
     QUOTA_RESOURCES,
     Allocation,
+    Budget,
     Environment,
     Flavor,
     Gpu,
@@ -23,7 +24,7 @@ from .orm import (
     User,
     Workspace,
 )
-from .units import iso, price_unit
+from .units import iso, month_of, price_unit
 
 
 def host(row: Host) -> dict[str, Any]:
@@ -173,17 +174,28 @@ def _run(run: Allocation, ends: Ending | None, currency: str) -> dict[str, Any]:
 
 def budget(session: Session, workspace: Workspace, *, currency: str, now: datetime) -> dict[str, Any]:
     """A budget for programs, with what of it is spent in the current month of the workspace's zone."""
-    status = budgets.status_of(session, workspace=workspace, now=now)
-    assert status is not None
-    return {
-        "workspace": workspace.name,
-        "month": status.month,
-        "amount_micros": status.amount,
-        "spent_micros": status.spent,
-        "currency": currency,
-        "warn_percent": status.warn_percent,
-        "action": status.action.value,
-    }
+    return all_budgets(session, [workspace], currency=currency, now=now)[0]
+
+
+def all_budgets(
+    session: Session, workspaces: Sequence[Workspace], *, currency: str, now: datetime
+) -> list[dict[str, Any]]:
+    """The budgets of these workspaces, each of which has one: three statements, however many they are."""
+    ids = [one.id for one in workspaces]
+    terms = {one.workspace_id: one for one in session.scalars(select(Budget).where(Budget.workspace_id.in_(ids)))}
+    so_far = budgets.months(session, workspaces=workspaces, now=now)
+    return [
+        {
+            "workspace": one.name,
+            "month": month_of(now, one.time_zone),
+            "amount_micros": terms[one.id].amount,
+            "spent_micros": so_far[one.id].spent,
+            "currency": currency,
+            "warn_percent": terms[one.id].warn_percent,
+            "action": terms[one.id].action.value,
+        }
+        for one in workspaces
+    ]
 
 
 def quota_request(row: QuotaRequest) -> dict[str, Any]:

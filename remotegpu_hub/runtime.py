@@ -159,6 +159,13 @@ class Runtime:
         """Our own, so that slow database work never fills the hub's."""
         return ThreadPoolExecutor(max_workers=8, thread_name_prefix="remotegpu")
 
+    def close(self) -> None:
+        """Give back what was opened; what it is asked for later is opened anew."""
+        if "threads" in self.__dict__:
+            self.__dict__.pop("threads").shutdown()
+        if "engine" in self.__dict__:
+            self.__dict__.pop("engine").dispose()
+
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run blocking work in one of our threads; the future goes on even if nobody waits for it any more."""
         return self.threads.submit(work, *args, **kwargs)

@@ -289,10 +289,11 @@ class World:
         cpu: int = 1000,
         memory: int = GIB,
         ports: Sequence[str] = (),
+        image: str = IMAGE,
     ) -> Choice:
         return Choice(
             workspace=workspace,
-            image=IMAGE,
+            image=image,
             gpu_model=model if gpus else None,
             gpus=gpus,
             cpu_millis=cpu,

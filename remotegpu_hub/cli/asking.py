@@ -131,16 +131,21 @@ class Asking(Command):
         self, path: str, *, query: Mapping[str, Any] | None = None, most: int | None = None, **names: Any
     ) -> list[dict[str, Any]]:
         """All rows of a list, page after page, or the first ones, at most so many."""
-        rows: list[dict[str, Any]] = []
-        cursor = None
-        while most is None or len(rows) < most:
-            limit = MOST_A_PAGE if most is None else min(MOST_A_PAGE, most - len(rows))
+        return list(self.each(path, query=query, most=most, **names))
+
+    def each(
+        self, path: str, *, query: Mapping[str, Any] | None = None, most: int | None = None, **names: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of a list one by one, a page of them in memory."""
+        cursor, left = None, most
+        while left is None or left > 0:
+            limit = MOST_A_PAGE if left is None else min(MOST_A_PAGE, left)
             page = self.read(path, query={**(query or {}), "limit": limit, "cursor": cursor}, **names)
-            rows += page["items"]
+            yield from page["items"]
+            left = None if left is None else left - len(page["items"])
             cursor = page["next"]
             if cursor is None:
-                break
-        return rows
+                return
 
     def create(self, path: str, body: Any, **names: Any) -> Any:
         """Make something, once, even where the answer is lost on the way."""

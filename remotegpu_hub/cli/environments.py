@@ -249,16 +249,29 @@ class EnvironmentsRestart(_One):
 
 class EnvironmentsDelete(_One):
     name = "delete"
-    description = "Forget an environment that has stopped: its name and choices. Its home volume and what it cost stay."
-    examples = "remotegpu environments delete 17 --yes"
+    description = (
+        "Forget an environment that has stopped: its name and choices. What it cost stays, and its home volume too, "
+        "unless --volume gives that up."
+    )
+    examples = "remotegpu environments delete 17 --yes\nremotegpu environments delete 17 --volume --yes"
+    volume = option(
+        Bool(
+            False,
+            help="Give its home volume up too, with all that is in it; refused where other environments of its user "
+            "in the workspace use it.",
+        ),
+        "volume",
+    )
     yes = option(Bool(False, help="Really: it cannot be got back."), "yes")
 
     def run(self) -> None:
         if not self.yes:
-            raise Usage(f"Environment {self.number} could not be got back. Add --yes if that is meant.")
+            lost = f"Environment {self.number}{', and all files of its home volume,' if self.volume else ''}"
+            raise Usage(f"{lost} could not be got back. Add --yes if that is meant.")
         row = self.shown()
-        self.ask("DELETE", PATH, id=self.number)
-        self.show_one("environment", row, f"Environment {self.number} is deleted.")
+        self.ask("DELETE", PATH, query={"volume": True if self.volume else None}, id=self.number)
+        home = " with its home volume" if self.volume else ""
+        self.show_one("environment", row, f"Environment {self.number} is deleted{home}.")
 
 
 class Environments(EnvironmentsList):

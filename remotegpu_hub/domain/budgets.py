@@ -154,6 +154,7 @@ def put(
     session.flush()
     record(session, actor=actor, action="budget.put", entity="workspace", entity_id=workspace.id, now=now,
            before=before, after=wanted)  # fmt: skip
+    _spare_at_once(session, workspace, wanted, actor=actor, now=now)
     return session.get_one(Budget, workspace.id)
 
 
@@ -167,6 +168,7 @@ def remove(session: Session, *, workspace: Workspace, actor: Actor, now: datetim
     session.flush()
     record(session, actor=actor, action="budget.remove", entity="workspace", entity_id=workspace.id, now=now,
            before=before)  # fmt: skip
+    _spare_at_once(session, workspace, {}, actor=actor, now=now)
 
 
 # what runs where a budget that stops is spent
@@ -230,14 +232,32 @@ def announce(session: Session, *, workspace_id: int, allocation_ids: Collection[
                runs=len(runs), ends_at=ends_at.isoformat())  # fmt: skip
 
 
-def spare(session: Session, *, workspace_id: int, allocation_ids: Collection[int], now: datetime) -> None:
-    """Take the end of these runs of a workspace back, where it has not begun."""
+def spare(
+    session: Session, *, workspace_id: int, allocation_ids: Collection[int], now: datetime, actor: Actor = SYSTEM
+) -> None:
+    """Take the end of these runs of a workspace back, where it has not begun, and tell of it."""
     theirs = select(Allocation.id).where(Allocation.id.in_(allocation_ids), _lives)
-    gone: Any = session.execute(
+    gone = session.scalars(
         delete(Deadline)
         .where(Deadline.allocation_id.in_(theirs), Deadline.reason == EndReason.BUDGET)
+        .returning(Deadline.allocation_id)
         .execution_options(synchronize_session=False)
-    )
-    if gone.rowcount:
-        record(session, actor=SYSTEM, action="budget.spare", entity="workspace", entity_id=workspace_id, now=now,
-               runs=int(gone.rowcount))  # fmt: skip
+    ).all()
+    if gone:
+        events.of_spared(session, allocation_ids=gone, reason=EndReason.BUDGET.value, now=now)
+        record(session, actor=actor, action="budget.spare", entity="workspace", entity_id=workspace_id, now=now,
+               runs=len(gone))  # fmt: skip
+
+
+def _spare_at_once(
+    session: Session, workspace: Workspace, terms: Mapping[str, Any], *, actor: Actor, now: datetime
+) -> None:
+    """Take coming ends back as the next look of `plan` would, whose minute their users need not wait for."""
+    told = select(Allocation.id).where(Allocation.workspace_id == workspace.id, _lives, ~Allocation.metered, _announced)
+    runs = session.scalars(told.order_by(Allocation.id)).all()
+    if not runs:
+        return
+    stops = terms.get("action") == BudgetAction.STOP
+    if stops and months(session, workspaces=[workspace], now=now)[workspace.id].spent >= terms["amount"]:
+        return
+    spare(session, workspace_id=workspace.id, allocation_ids=runs, now=now, actor=actor)

@@ -26,7 +26,7 @@ from ..orm import (
     Workspace,
 )
 from ..units import GIB, show_bytes
-from . import catalog, events, inventory, quotas, workspaces
+from . import catalog, events, inventory, quotas, volumes, workspaces
 from .audit import Actor, record
 from .placement import LeastLoaded, Policy
 from .ports import WEB, Ingress, Ranges, check_services
@@ -459,8 +459,13 @@ def rename(session: Session, *, user_id: int, before: str, after: str, actor: Ac
            now=now, before={"server_name": before}, after={"server_name": after})  # fmt: skip
 
 
-def delete(session: Session, *, user_id: int, server_name: str, actor: Actor, now: datetime) -> None:
-    """Forget a stopped environment; its runs and their records stay. Raises: Conflict while it holds something."""
+def delete(
+    session: Session, *, user_id: int, server_name: str, actor: Actor, now: datetime, with_home: bool = False
+) -> None:
+    """Forget a stopped environment; its runs and their records stay, and its home volume too unless that is to go.
+
+    Raises: Conflict while it holds something; and where the home is to go, if there is none, or others use it.
+    """
     session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))  # as a start does
     environment = find(session, user_id=user_id, server_name=server_name)
     if environment is None:
@@ -470,12 +475,31 @@ def delete(session: Session, *, user_id: int, server_name: str, actor: Actor, no
     )
     if holds:
         raise Conflict("The environment is still running. Stop it first.")
+    if with_home:
+        _delete_home(session, environment, actor=actor, now=now)
     events.of_environment(session, environment, EventKind.DELETED, now=now)
     environment.state = EnvironmentState.DELETED
     environment.deleted_at = now
     session.flush()
     record(session, actor=actor, action="environment.delete", entity="environment", entity_id=environment.id,
            now=now, server_name=server_name)  # fmt: skip
+
+
+def _delete_home(session: Session, environment: Environment, *, actor: Actor, now: datetime) -> None:
+    """Give up the home that this environment sees, if it is the only one. The user is locked: no start is on its way.
+
+    Raises: Conflict.
+    """
+    home = volumes.homes(session, user_id=environment.user_id).get(environment.workspace_id)
+    if home is None:
+        raise Conflict("It has no home volume that could be given up. Delete it without.")
+    if home.environments > 1:
+        raise Conflict(
+            "Its home volume is also that of {count} other environments of its user in this workspace. Delete them "
+            "first, or this one without the volume.",
+            count=home.environments - 1,
+        )
+    volumes.delete(session, volume_id=home.volume_id, actor=actor, now=now)
 
 
 def refused_new(session: Session, *, since: datetime) -> set[tuple[str, str]]:

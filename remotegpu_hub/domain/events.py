@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Select, bindparam, delete, false, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from ..orm import Delivery, Environment, Event, EventKind, Told, User, Workspace
+from ..orm import Allocation, Delivery, Environment, Event, EventKind, Told, User, Workspace
 
 KEPT: Final = timedelta(days=7)
 MONTHS_KEPT: Final = timedelta(days=70)
@@ -59,6 +59,15 @@ def of_deadline(
     of_environment(
         session, environment, EventKind.DEADLINE, now=now, stops_at=at.isoformat(), reason=reason, message=message
     )  # fmt: skip
+
+
+def of_spared(session: Session, *, allocation_ids: Collection[int], reason: str, now: datetime) -> None:
+    """Append that the environments of these runs will not be stopped for this reason after all."""
+    if not allocation_ids:
+        return
+    theirs = select(Environment).join(Allocation, Allocation.environment_id == Environment.id)
+    for one in session.scalars(theirs.where(Allocation.id.in_(allocation_ids)).order_by(Environment.id)):
+        of_environment(session, one, EventKind.SPARED, now=now, reason=reason)
 
 
 @dataclass(frozen=True)

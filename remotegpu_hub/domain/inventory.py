@@ -336,7 +336,7 @@ def set_host_status(session: Session, *, name: str, status: HostStatus, actor: A
     """Put a host into maintenance or back online; what runs there goes on, also what was to end by a drain, where its
     end has not begun. Raises: NotFound."""
     host = host_by_name(session, name=name)
-    spared = _spare(session, host) if status == HostStatus.ONLINE else 0
+    spared = _spare(session, host, now=now) if status == HostStatus.ONLINE else 0
     _set_status(session, host, status, actor=actor, now=now, **({"spared": spared} if spared else {}))
     return host
 
@@ -375,15 +375,17 @@ def _lives_on(host: Host) -> Any:
     return (Allocation.host_id == host.id) & Allocation.state.in_([AllocationState.ADMITTED, AllocationState.ACTIVE])
 
 
-def _spare(session: Session, host: Host) -> int:
-    """Take the deadlines of a drain away again; how many there were."""
+def _spare(session: Session, host: Host, *, now: datetime) -> int:
+    """Take the deadlines of a drain away again, and tell of it; how many there were."""
     theirs = select(Allocation.id).where(_lives_on(host))
-    gone: Any = session.execute(
+    gone = session.scalars(
         delete(Deadline)
         .where(Deadline.allocation_id.in_(theirs), Deadline.reason == EndReason.DRAINED)
+        .returning(Deadline.allocation_id)
         .execution_options(synchronize_session=False)
-    )
-    return int(gone.rowcount)
+    ).all()
+    events.of_spared(session, allocation_ids=gone, reason=EndReason.DRAINED.value, now=now)
+    return len(gone)
 
 
 def _set_status(

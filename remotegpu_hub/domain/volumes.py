@@ -2,13 +2,14 @@
 grows; it counts against the storage quota until the volume is deleted."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict, NotFound
-from ..orm import ENDED, Allocation, Volume, VolumeKind
+from ..orm import DELETED, ENDED, Allocation, Environment, Volume, VolumeKind
 from .audit import Actor, record
 
 Sizes = Mapping[VolumeKind, int]
@@ -25,6 +26,35 @@ def of_run(session: Session, *, user_id: int, workspace_id: int) -> dict[VolumeK
         )
     )
     return {volume.kind: volume for volume in rows}
+
+
+@dataclass(frozen=True)
+class Home:
+    """A user's home in a workspace, which all environments that they keep there see."""
+
+    volume_id: int
+    size_bytes: int
+    environments: int
+    """How many those are, whether they run or not."""
+
+
+def homes(session: Session, *, user_id: int) -> dict[int, Home]:
+    """A user's homes by the id of the workspace."""
+    kept = (
+        select(func.count())
+        .select_from(Environment)
+        .where(
+            Environment.user_id == Volume.user_id, Environment.workspace_id == Volume.workspace_id,
+            Environment.state != DELETED,
+        )
+        .scalar_subquery()
+    )  # fmt: skip
+    rows = session.execute(
+        select(Volume.workspace_id, Volume.id, Volume.size_bytes, kept).where(
+            Volume.user_id == user_id, Volume.deleted_at.is_(None)
+        )
+    )
+    return {workspace_id: Home(*facts) for workspace_id, *facts in rows}
 
 
 def lacking(there: Mapping[VolumeKind, Volume], sizes: Sizes) -> dict[VolumeKind, int]:

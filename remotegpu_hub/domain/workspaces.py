@@ -209,8 +209,12 @@ def _check_group(session: Session, hub_group: str | None) -> None:
 
 
 def archive(session: Session, *, workspace: Workspace, actor: Actor, now: datetime) -> None:
-    """Close a workspace for new starts. Raises: Conflict while environments run in it."""
+    """Close a workspace for new starts. One that is archived stays as it is. Raises: Conflict while environments run
+    in it."""
     lock(session, workspace)
+    session.refresh(workspace)
+    if workspace.status == WorkspaceStatus.ARCHIVED:
+        return
     running = session.scalar(select(exists().where(Allocation.workspace_id == workspace.id, Allocation.state != ENDED)))
     if running:
         raise Conflict("Environments of {name} are running. Stop them first.", name=workspace.name)
@@ -297,7 +301,13 @@ def _end_or_keep_runs(session: Session, workspace: Workspace, user: User, *, kee
     )
     told = (Deadline.reason == EndReason.ADMIN) & (Deadline.allocation_id == Allocation.id)
     if keep:
-        session.execute(delete(Deadline).where(exists().where(told, *theirs)))
+        gone = session.scalars(
+            delete(Deadline)
+            .where(exists().where(told, *theirs))
+            .returning(Deadline.allocation_id)
+            .execution_options(synchronize_session=False)
+        ).all()
+        events.of_spared(session, allocation_ids=gone, reason=EndReason.ADMIN.value, now=now)
         return
     ends_at = now + LEAVING_GRACE
     runs = select(

@@ -20,6 +20,7 @@ class EventKind(StrEnum):
     FAILED = "environment.failed"
     DELETED = "environment.deleted"
     DEADLINE = "environment.deadline"
+    SPARED = "environment.spared"
     QUOTA = "quota.threshold"
     BUDGET = "budget.threshold"
 

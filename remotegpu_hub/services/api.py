@@ -143,6 +143,8 @@ class Later:
     """What remains to be done once the transaction is over, such as asking the hub; its result is the answer."""
 
     act: Callable[[], Any]
+    hub: bool = True
+    """It asks another machine, or the hub; else a database is enough for it."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 Content-Security-Policy would have to be loosened for."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -19,7 +19,7 @@ from tornado.web import HTTPError, StaticFileHandler, authenticated
 
 from .. import units, words
 from ..errors import Conflict, RemoteGPUError, TooMany
-from .api import Buckets, Route, call_of, check_unchanged
+from .api import Buckets, Route, call_of, check, check_unchanged
 from .base import Request
 
 FOLDER: Final = Path(__file__).parent
@@ -146,7 +146,10 @@ class Page(Request):
             raise HTTPError(403, reason="This page is for users of the hub.")
         self.buckets.take(f"user:{self.current_user['name']}")
 
-    async def do(self, route: Route, path: dict[str, str], body: Any = None, *, seen: str | None = None) -> Any:
+    async def do(
+        self, route: Route, path: dict[str, str], body: Any = None, *, seen: str | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
         """What the API's route does, as the reader of this page, who saw what has the ETag `seen`.
 
         Raises what the route raises; Changed when somebody else was faster.
@@ -155,7 +158,7 @@ class Page(Request):
             raise HTTPError(403)
 
         def work(session: Session) -> Any:
-            call = call_of(self, session, route, path, None, body)
+            call = call_of(self, session, route, path, check(route.query, query or {}), body)
             check_unchanged(route, call, seen)
             return route.work(call)
 

@@ -87,16 +87,17 @@ def next_month(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "looked"),
     [
-        pytest.param(lambda world: world.budget("lab", 100, STOP), id="a larger budget"),
-        pytest.param(lambda world: world.budget("lab", 1), id="one that only refuses"),
-        pytest.param(lambda world: world.budget("lab", 1, BudgetAction.WARN), id="one that warns"),
-        pytest.param(remove, id="none"),
-        pytest.param(next_month, id="another month"),
+        pytest.param(lambda world: world.budget("lab", 100, STOP), 0, id="a larger budget"),
+        pytest.param(lambda world: world.budget("lab", 1), 0, id="one that only refuses"),
+        pytest.param(lambda world: world.budget("lab", 1, BudgetAction.WARN), 0, id="one that warns"),
+        pytest.param(remove, 0, id="none"),
+        pytest.param(next_month, 1, id="another month"),
     ],
 )
-def test_where_there_is_money_again_in_time_it_goes_on(world: World, change: Callable[[World], Any]):
+def test_where_there_is_money_again_in_time_it_goes_on(world: World, change: Callable[[World], Any], looked: int):
+    """`looked`: how many the next look spares; the others were spared when the budget was changed."""
     world.budget("lab", 1, STOP)
     run, left = world.run(server="spared", **FULL), world.run(server="ending", **FULL)
     world.pass_time(minutes=30)
@@ -105,11 +106,18 @@ def test_where_there_is_money_again_in_time_it_goes_on(world: World, change: Cal
         inventory.drain(session, name="host-1", grace=timedelta(days=99), actor=ADMIN, now=world.now)
         inventory.drain(session, name="host-2", grace=timedelta(days=99), actor=ADMIN, now=world.now)
     world.mark_ending(left.attempt, EndReason.BUDGET)
+    world.budget("lab", 2, STOP)
+    assert world.audit("budget.spare") == [], "a budget that is larger but spent spares nothing"
     change(world)
-    assert follow(world) == (0, 1)
+    assert len(world.audit("budget.spare")) == 1 - looked
+    assert follow(world) == (0, looked)
     assert [key for key in deadlines(world) if key[0] == run.id] == [(run.id, EndReason.DRAINED)]
     assert (left.id, EndReason.BUDGET) in deadlines(world), "whose end has begun is not spared"
     assert world.audit("budget.spare")[-1].detail == {"runs": 1}
+    told = world.read(select(Event).where(Event.kind == "environment.spared"))
+    assert [(one.environment_id, one.user_id, one.detail["reason"]) for one in told] == [
+        (run.environment_id, run.user_id, "budget")
+    ]
     assert follow(world) == (0, 0)
 
 

@@ -11,7 +11,7 @@ from remotegpu_hub import db
 from remotegpu_hub.domain import allocations, inventory
 from remotegpu_hub.domain.inventory import DRAINED, Drained
 from remotegpu_hub.errors import NoCapacity, NotFound
-from remotegpu_hub.orm import Allocation, Deadline, EndReason, Host, HostStatus, Role
+from remotegpu_hub.orm import Allocation, Deadline, EndReason, Event, Host, HostStatus, Role
 
 from ..worlds import ADMIN, World, at_once, host
 
@@ -83,6 +83,9 @@ def test_back_to_work_spares_what_has_not_begun_to_end_and_keeps_other_deadlines
     world.remove("lab", "bob")
     assert put_back(world).status == HostStatus.ONLINE
     assert world.audit("host.status")[-1].detail["spared"] == 1
+    told = world.read(select(Event).where(Event.kind == "environment.spared").order_by(Event.id))
+    assert told[-1].environment_id == spared.environment_id
+    assert told[-1].detail["reason"] == "drained"
     reasons = {reason for run, reason in deadlines(world) if run == spared.id}
     assert reasons == {EndReason.ADMIN}, "who was removed from the workspace still has to end"
     assert "spared" not in world.audit("host.status")[-2].detail

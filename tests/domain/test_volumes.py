@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import volumes
+from remotegpu_hub.domain import environments, volumes
 from remotegpu_hub.errors import Conflict, NotFound, QuotaExceeded
 from remotegpu_hub.orm import QuotaScope, Volume, VolumeKind
 from remotegpu_hub.units import GIB
@@ -89,3 +90,43 @@ def test_a_volume_in_use_cannot_be_deleted_and_a_deleted_one_is_made_anew(town: 
         assert volumes.known(session, volume_ids=[number, number + 1]) == {number: True}
     town.run("bob")
     assert there(town) == [("home", 10)]
+
+
+def test_a_home_goes_with_the_last_environment_that_sees_it_where_its_user_says_so(town: World) -> None:
+    town.workspace("other", owner="bob")
+    runs = [town.run("bob", server=name) for name in ("one", "two")]
+    town.run("bob", "other", server="elsewhere")
+    town.run("alice", server="hers")
+
+    def delete(server: str, with_home: bool) -> None:
+        with begin(town.engine) as session:
+            environments.delete(session, user_id=runs[0].user_id, server_name=server, actor=ADMIN, now=town.now,
+                                with_home=with_home)  # fmt: skip
+
+    with pytest.raises(Conflict, match="Stop it first"):
+        delete("one", True)
+    town.end(runs[0].attempt)
+    with pytest.raises(Conflict, match="other environments") as refused:
+        delete("one", True)
+    assert refused.value.facts["count"] == 1
+    delete("one", False)
+    town.end(runs[1].attempt)
+    assert len(there(town)) == 3
+    town.quota(QuotaScope.MEMBER, workspace="lab", user="bob", storage_bytes=10 * GIB)
+    delete("two", True)
+    assert len(there(town)) == 2
+    (gone,) = town.audit("volume.delete")
+    assert gone.entity_id == next(one.id for one in volumes_of(town) if one.deleted_at is not None)
+    third = town.run("bob", server="three")
+    assert len(there(town)) == 3, "its quota is free again: a new home fits"
+    town.end(third.attempt)
+    town.rules = replace(town.rules, volumes={})
+    delete("three", True)
+    town.end(town.run("bob", server="without").attempt)
+    with pytest.raises(Conflict, match="no home volume"):
+        delete("without", True)
+    delete("without", False)
+
+
+def volumes_of(world: World) -> list[Volume]:
+    return world.read(select(Volume).order_by(Volume.id))

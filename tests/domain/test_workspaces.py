@@ -7,7 +7,7 @@ from remotegpu_hub import db
 from remotegpu_hub.domain import allocations, billing, users, workspaces
 from remotegpu_hub.errors import Conflict, Invalid, NotFound
 from remotegpu_hub.observed import HubUser
-from remotegpu_hub.orm import Deadline, EndReason, Member, MemberStatus, Role, User, Workspace, WorkspaceStatus
+from remotegpu_hub.orm import Deadline, EndReason, Event, Member, MemberStatus, Role, User, Workspace, WorkspaceStatus
 
 from ..worlds import ADMIN, World
 
@@ -130,8 +130,10 @@ def test_a_workspace_with_running_environments_is_not_archived(world: World):
 
 
 def test_an_archived_workspace_is_reopened_once_and_starts_again(world: World):
-    with db.begin(world.engine) as session:
-        workspaces.archive(session, workspace=workspaces.by_name(session, name="lab"), actor=ADMIN, now=world.now)
+    for _ in range(2):
+        with db.begin(world.engine) as session:
+            workspaces.archive(session, workspace=workspaces.by_name(session, name="lab"), actor=ADMIN, now=world.now)
+    assert len(world.audit("workspace.archive")) == 1
     with pytest.raises(NotFound):
         world.run()
     for _ in range(2):
@@ -239,6 +241,8 @@ def test_who_comes_back_in_time_keeps_what_runs(world: World):
     world.pass_time(minutes=50)
     world.member("lab", "bob", status=MemberStatus.SUSPENDED)
     world.member("lab", "bob", role=Role.ADMIN)
+    told = world.read(select(Event).where(Event.kind == "environment.spared"))
+    assert [(one.environment_id, one.detail["reason"]) for one in told] == [(run.environment_id, "admin")]
     world.pass_time(hours=2)
     assert due(world) == []
     world.remove("lab", "bob")

@@ -69,7 +69,9 @@ from tests.gpu_hubs import GpuHub, apart
 from tests.worlds import ADMIN
 
 from .conftest import ROLES, put_members
+from .test_all_spaces import send
 from .test_audit_pages import see
+from .test_first_page import keep
 
 KEY, OTHER_KEY = (
     Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() + comment
@@ -880,6 +882,32 @@ def test_a_home_is_given_up_by_its_user_and_what_is_shared_by_an_owner(desk: Des
         assert (refused.status_code, "Only an owner" in refused.json()["error"]["message"]) == (403, True)
     assert desk.ask("owner", "DELETE", path).status_code == 204
     assert desk.ask("owner", "DELETE", path).status_code == desk.ask("owner", "GET", path).status_code == 404
+
+
+def test_only_its_user_or_an_admin_of_the_hub_lets_a_home_go_with_its_environment(desk: Desk):
+    hub = desk.hub
+    hub.add_users("holly")
+    put_members(hub, zoe="member", holly="member")
+    keep(hub.engine, "holly", 2, hub.world.now)
+    with begin(hub.engine) as session:
+        lab, holly = workspaces.by_name(session, name="lab"), users.by_name(session, name="holly")
+        home = desk._home(session, holly, lab)
+        first, last = session.scalars(select(Environment.id).where(Environment.user_id == holly.id))
+    token, path = hub.token_of("holly"), f"environments/{first}?volume=true"
+    refused = desk.ask("owner", "DELETE", path)
+    assert (refused.status_code, "Only its user" in refused.json()["error"]["message"]) == (403, True)
+    assert desk.ask("owner", "DELETE", f"environments/{first}?volume=perhaps").status_code == 400
+    assert desk.ask("stranger", "DELETE", path).status_code == 404
+    shared = desk.ask("", "DELETE", path, token=token)
+    assert (shared.status_code, shared.json()["error"]["facts"]) == (409, {"count": 1})
+    assert "Other environments here use the same home" in see(hub, "holly", f"environments/{first}").text
+    assert desk.ask("owner", "DELETE", f"environments/{first}").status_code == 200
+    for page in ("", f"environments/{last}"):
+        assert "all files in it are lost for good" in see(hub, "holly", page).text
+    assert "all files in it" not in see(hub, "alice", f"environments/{last}").text
+    sent = send(hub, "holly", f"environments/{last}/here/delete", volume="true")
+    assert (sent.status_code, sent.headers["Location"].split("?")[1]) == (303, "told=delete-all")
+    assert desk.ask("", "GET", f"volumes/{home}", token=token).status_code == 404
 
 
 def test_the_description_tells_of_every_route(desk: Desk):

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, event, insert
 
-from remotegpu_hub import words
+from remotegpu_hub import sheets, words
 from remotegpu_hub.db import begin, open_engine
 from remotegpu_hub.domain import users, workspaces
 from remotegpu_hub.errors import Invalid
@@ -47,7 +47,7 @@ NONE = dict.fromkeys((*audit_pages.FILTERS, "cursor"), "")
     ],
 )  # fmt: skip
 def test_a_cell_that_a_spreadsheet_would_run_is_guarded(text: str, written: str):
-    assert audit_pages.guarded(text) == written
+    assert sheets.guarded(text) == written
 
 
 def test_a_file_is_read_in_parts_and_says_where_it_was_cut_off(engine: Engine, now: datetime):

@@ -38,6 +38,11 @@ def test_what_runs_where_the_budget_is_spent_is_told_until_when_and_ends(hub: Gp
         path, token = f"api/environments/{told['id']}/events", hub.token_of("carol")
         newest = lambda: hub.service("workspaces", path, token=token).json()["items"][0]["kind"]  # noqa: E731
         hub.until(lambda: newest() == "environment.deadline", "who listens is told", 10)
+        hub.world.budget("lab", 10**6, BudgetAction.STOP)
+        hub.until(lambda: newest() == "environment.spared", "who listens is told", 10)
+        assert environment(hub)["run"]["stops_at"] is None
+        hub.world.budget("lab", 0, BudgetAction.STOP)
+        workers.follow_budgets(hub.runtime)
         with begin(hub.engine) as session:
             session.execute(update(Deadline).where(Deadline.reason == EndReason.BUDGET).values(at=utcnow()))
         apart(stop_due(hub))

@@ -1,5 +1,7 @@
 """The `remotegpu` command on a real hub, both ways: by its database and by its API, the same words come out."""
 
+import csv
+import io
 import json
 import os
 import pty
@@ -20,16 +22,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import delete
 
 from remotegpu_hub.app import main
-from remotegpu_hub.cli import asking, logins
+from remotegpu_hub.cli import asking, audit, logins
 from remotegpu_hub.cli.members import MembersSet
 from remotegpu_hub.clients import outputs
 from remotegpu_hub.clients.api import REACH
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import events, workspaces
+from remotegpu_hub.domain import environments, events, workspaces
+from remotegpu_hub.domain.audit import Actor, record
 from remotegpu_hub.orm import EventKind, SshKey
 from tests.gpu_hubs import GpuHub
+from tests.worlds import ADMIN
 
 from .conftest import put_members
+from .test_audit_pages import see
 
 VARIABLES = (
     "REMOTEGPU_DB_URL",
@@ -112,7 +117,7 @@ def both(terminal: Terminal, *words: str) -> tuple[Said, Said]:
         ("members",), ("members", "list", "lab"), ("quotas",), ("quotas", "list", "--workspace", "lab"),
         ("quotas", "list", "--user", "bob"), ("hosts",), ("gpus",), ("gpus", "list", "--host", "HOST"), ("images",),
         ("flavors",), ("environments",), ("environments", "list", "--workspace", "lab", "--user", "carol"),
-        ("budgets",), ("overview",), ("audit", "--most", "5"), ("events", "--most", "3"), ("webhooks",), ("users",), ("users", "--search", "o"), ("workspaces", "usage", "lab"), ("volumes",), ("volumes", "list", "--workspace", "lab"), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
+        ("budgets",), ("overview",), ("audit", "--most", "5"), ("events", "--most", "3"), ("webhooks",), ("users",), ("users", "--search", "o"), ("ports",), ("ports", "--closed", "--service", "ssh"), ("policy", "dry-run", "--user", "gpus=0", "--workspace", "gpu:A100-80GB=1"), ("workspaces", "usage", "lab"), ("volumes",), ("volumes", "list", "--workspace", "lab"), ("requests",), ("requests", "list", "--workspace", "lab"), ("environments", "--running"), ("ssh-keys", "list", "carol"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -122,6 +127,47 @@ def test_what_is_read_is_the_same_both_ways(terminal: Terminal, words: tuple[str
     assert here == there
     assert (here.code, here.err) == (0, "")
     assert here.out.count("\n") >= 1
+
+
+def test_the_audit_as_a_file_is_the_one_of_the_page(terminal: Terminal):
+    hub, nasty = terminal.hub, '=HYPERLINK("http://127.0.0.1/")'
+    with begin(hub.engine) as session:
+        record(session, actor=Actor(nasty), action="test.csv", entity="workspace", entity_id=1, now=hub.world.now,
+               name="-1+1")  # fmt: skip
+    here, there = both(terminal, "audit", "--action", "test.csv", "--csv")
+    assert here == there
+    page = see(hub, "admin", "admin/audit.csv?action=test.csv").content.decode()
+    assert there.out.replace("\r\n", "\n") == page.replace("\r\n", "\n")
+    head, line = csv.reader(io.StringIO(there.out.removeprefix("\ufeff")))
+    assert dict(zip(head, line, strict=True))["actor"] == "'" + nasty
+    first = terminal.by_api("audit", "--csv", "--most", "3")
+    assert (first.code, len(list(csv.reader(io.StringIO(first.out))))) == (0, 4)
+    assert terminal.by_api("audit", "--csv", "--json").code == 2
+    assert terminal.by_api("audit", "--csv", token=hub.token_of("carol")).code == 1
+
+
+def test_a_file_that_ends_early_says_so(terminal: Terminal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(audit, "MOST_IN_A_FILE", 2)
+    lines = terminal.by_database("audit", "--csv").out.splitlines()
+    assert (len(lines), lines[-1]) == (4, "Cut off after 2 entries: narrow the filters down.")
+
+
+def test_ports_that_were_given_back_are_shown_the_same_both_ways(terminal: Terminal):
+    world = terminal.hub.world
+    run = world.run("zoe", server="ported", ports=["ssh"], image=next(iter(terminal.hub.images)))
+    world.end(run.attempt)
+    try:
+        here, there = both(terminal, "ports", "--closed", "--json")
+        assert here == there
+        rows = [one for one in json.loads(here.out)["ports"] if one["environment_id"] == run.environment_id]
+        assert [(one["service"], one["user"], one["open"]) for one in rows] == [("ssh", "zoe", False)]
+        own = terminal.by_api("ports", "--closed", "--service", "ssh", token=terminal.hub.token_of("zoe"))
+        assert re.search(rf"^ *{run.environment_id}  ported +zoe +lab +ssh ", own.out, re.MULTILINE), own
+        others = terminal.by_api("ports", "--closed", token=terminal.hub.token_of("carol"))
+        assert "ported" not in others.out
+    finally:
+        with begin(terminal.hub.engine) as session:
+            environments.delete(session, user_id=run.user_id, server_name="ported", actor=ADMIN, now=world.now)
 
 
 def test_a_running_environment_and_its_ports_are_shown_the_same_both_ways(terminal: Terminal):
@@ -136,6 +182,19 @@ def test_a_running_environment_and_its_ports_are_shown_the_same_both_ways(termin
         assert here == there
         assert here.code == 0
         assert "held by zoe" in terminal.by_api("gpus").out
+        token = hub.token_of("zoe")
+        month = f"{datetime.now(UTC):%Y-%m}"
+        here, there = both(terminal, "policy", "dry-run", "--month", month, "--user", "gpus=0")
+        assert here == there
+        assert re.search(r"zoe +lab +ways +gpus of the user: 0 held, 1 wanted, 0 allowed", here.out), here.out
+        wrong = terminal.by_api("policy", "dry-run", "--user", "gpus=default")
+        assert (wrong.code, "Write a number" in wrong.err) == (2, True)
+        assert terminal.by_api("policy", "dry-run", "--user", "gpus=0", token=token).code == 1
+        quoted = terminal.by_api("offers", "--gpus", "1", "--gpu-model", "A100-80GB", token=token)
+        assert (quoted.code, "A100-80GB" in quoted.out) == (0, True)
+        assert "It " in quoted.out.splitlines()[-1]
+        assert json.loads(terminal.by_api("offers", "--json", token=token).out)["offers"]["user"] == "zoe"
+        assert "add --hub URL" in terminal.by_database("offers").err
     finally:
         hub.stop_server("zoe", "ways")
     here, there = both(terminal, "environments", "access", number)
@@ -374,6 +433,7 @@ def test_a_user_sees_and_does_from_outside_what_is_theirs(terminal: Terminal):
     assert hub.model("carol", "mine").get("ready"), "on the database it was left alone"
     hub.stop_server("carol", "mine")
     assert ask("environments", "delete", number).code == 2
+    assert "no home volume" in ask("environments", "delete", number, "--volume", "--yes").err
     assert ask("environments", "delete", number, "--yes").out == f"Environment {number} is deleted.\n"
     assert ask("environments", "access", number).code == 1
 

@@ -1,11 +1,13 @@
 """The dry run of a policy: as a route and as a page."""
 
 from datetime import UTC, datetime, timedelta
+from threading import Event, Semaphore
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from remotegpu_hub.errors import Invalid
+from remotegpu_hub.errors import Busy, Invalid
 from remotegpu_hub.services import api
 from remotegpu_hub.services.pages import View
 from remotegpu_hub.services.workspaces import dry_run, policy_pages
@@ -78,6 +80,32 @@ def test_the_form_is_read_into_the_routes_body():
 def test_before_the_first_of_a_month_is_the_month_before():
     assert dry_run.month_before(datetime(2026, 1, 1, tzinfo=UTC)) == "2025-12"
     assert dry_run.month_before(datetime(2026, 3, 31, 23, tzinfo=UTC)) == "2026-02"
+
+
+def test_a_third_dry_run_at_once_is_told_to_come_back(hub: GpuHub, monkeypatch: pytest.MonkeyPatch):
+    go, begun = Event(), Semaphore(0)
+    kept = dry_run.replay
+
+    def slowly(*given: Any) -> Any:
+        begun.release()
+        go.wait(30)
+        return kept(*given)
+
+    monkeypatch.setattr(dry_run, "replay", slowly)
+    asked = api.check(dry_run.DryRun, {"month": "2025-01", "user": {"gpu_millis": 0}})
+    running = [dry_run.begin_replay(hub.runtime, asked) for _ in range(dry_run.MOST_AT_ONCE)]
+    try:
+        assert all(begun.acquire(timeout=30) for _ in running)
+        with pytest.raises(Busy) as told:
+            dry_run.begin_replay(hub.runtime, asked)
+        assert (told.value.status, told.value.facts["after_seconds"]) == (429, dry_run.AFTER_SECONDS)
+    finally:
+        go.set()
+    assert [one.result(30)["starts"] for one in running] == [0, 0]
+    monkeypatch.setattr(dry_run, "replay", lambda *_: 1 / 0)
+    for _ in range(dry_run.MOST_AT_ONCE + 1):
+        with pytest.raises(ZeroDivisionError):
+            dry_run.begin_replay(hub.runtime, asked).result(30)
 
 
 def test_an_admin_tries_a_policy_and_nobody_else_does(hub: GpuHub):

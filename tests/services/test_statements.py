@@ -35,6 +35,8 @@ def world(hub: GpuHub) -> Iterator[World]:
         for number in range(3):
             world.see(host(f"far-{number}", 1, pool="far"))
             world.run("alice", server=f"s-{number}", gpus=1, ports=["ssh"])
+            world.workspace(f"paid-{number}", owner="alice")
+            world.budget(f"paid-{number}", 100)
         yield world
         outer.rollback()
 

@@ -1,9 +1,5 @@
 """The audit log for admins of the hub: a page with filters, and the same entries as a CSV file."""
 
-import csv
-import io
-import json
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
@@ -11,9 +7,11 @@ from urllib.parse import urlencode
 
 from sqlalchemy.orm import Session
 
+from ... import sheets
 from ...errors import Invalid, RemoteGPUError
 from ...orm import AuditEntry
 from ...runtime import utcnow
+from ...sheets import MOST_IN_A_FILE
 from .. import api
 from ..api import Call, call_of
 from ..pages import Page, View
@@ -22,11 +20,6 @@ from . import entries, trail
 
 FILTERS: Final = ("actor", "action", "entity", "which", "since", "until")
 LIST: Final = next(route for route in trail.ROUTES if route.work is trail.list_audit)
-MOST_IN_A_FILE: Final = 100_000
-"""Entries; a spreadsheet opens that many, and the log has no end."""
-COLUMNS: Final = ("at", "actor", "acted_as", "action", "entity", "entity_id", "detail", "request_id", "address")
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-"""What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection")."""
 
 
 def read_filters(page: Page) -> dict[str, str]:
@@ -102,7 +95,7 @@ class AuditFile(Page):
         text, count, following = await self.ask(work)
         self.set_header("Content-Type", "text/csv; charset=utf-8")
         self.set_header("Content-Disposition", f'attachment; filename="audit-{utcnow():%Y-%m-%d}.csv"')
-        self.write("\ufeff" + write_rows([COLUMNS]))  # the mark lets Excel read UTF-8
+        self.write(sheets.head())
         while following is not None:
             self.write(text)
             await self.flush()
@@ -115,9 +108,9 @@ def read_part(call: Call, view: View, given: dict[str, str], left: int) -> tuple
     """The next lines of the file, how many, and the cursor behind them; the last of `left` lines says where it ends."""
     query = asked(call.session, given, limit=min(MOST_A_PAGE, left))
     rows, following = trail.list_audit(replace(call, query=query)) if query is not None else ([], None)
-    text = write_rows(as_cells(one) for one in rows)
+    text = sheets.lines(as_cells(one) for one in rows)
     if len(rows) == left and following is not None:
-        text += write_rows(
+        text += sheets.lines(
             [[view.say("Cut off after {count} entries: narrow the filters down.", count=MOST_IN_A_FILE)]]
         )
         following = None
@@ -126,27 +119,7 @@ def read_part(call: Call, view: View, given: dict[str, str], left: int) -> tuple
 
 def as_cells(entry: AuditEntry) -> list[str]:
     """An entry as the cells of one line."""
-    values = [getattr(entry, name) for name in COLUMNS]
-    return [_cell(value) for value in values]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else "" if value is None else str(value)
-    return guarded(text)
-
-
-def guarded(text: str) -> str:
-    """The text so that no spreadsheet runs it: an apostrophe before what looks like a formula."""
-    return "'" + text if text.lstrip(" ").startswith(FORMULA) else text
-
-
-def write_rows(rows: Iterable[Iterable[str]]) -> str:
-    """Lines of CSV (RFC 4180)."""
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
+    return sheets.of_entry({name: getattr(entry, name) for name in sheets.AUDIT})
 
 
 ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [

@@ -39,10 +39,10 @@ class BudgetEdit(Shape):
 def list_budgets(call: Call) -> Any:
     query = select(Workspace).join(Budget, Budget.workspace_id == Workspace.id)
     currency = prices.currency(call.session)
-    return page(
-        call.session, query, call.query, sorts={"name": (Workspace.name,)}, sort="name",
-        shown=lambda one: plain.budget(call.session, one, currency=currency, now=call.now),
+    found, following = page(
+        call.session, query, call.query, sorts={"name": (Workspace.name,)}, sort="name", shown=lambda one: one
     )  # fmt: skip
+    return plain.all_budgets(call.session, found, currency=currency, now=call.now), following
 
 
 def read_budget(call: Call) -> Any:

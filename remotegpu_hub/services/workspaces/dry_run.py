@@ -3,7 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import Future
 from datetime import datetime, timedelta
+from threading import BoundedSemaphore
 from typing import Annotated, Any, Final
 
 from pydantic import Field, StrictInt
@@ -12,8 +14,9 @@ from sqlalchemy import Engine, select
 from ...db import begin
 from ...domain import policy
 from ...domain.policy import Limits, Refusal, Start
-from ...errors import Invalid
+from ...errors import Busy, Invalid
 from ...orm import Environment, User, Workspace
+from ...runtime import Runtime
 from ...units import UNLIMITED, iso, month_bounds
 from ..api import Call, Later, Needs, Route, Shape
 
@@ -21,6 +24,10 @@ BATCH: Final = 5000
 """Runs that one transaction reads."""
 MOST_LISTED: Final = 50
 """Of users, of workspaces, and of refused starts."""
+MOST_AT_ONCE: Final = 2
+"""Dry runs of a process."""
+AFTER_SECONDS: Final = 5
+_turns: Final = BoundedSemaphore(MOST_AT_ONCE)
 Slots = Annotated[StrictInt, Field(ge=0, lt=UNLIMITED)]
 Amount = Slots | None
 ModelName = Annotated[str, Field(min_length=1, max_length=80)]
@@ -98,9 +105,29 @@ def dry_run_policy(call: Call) -> Any:
     runtime = call.runtime
 
     async def act() -> dict[str, Any]:
-        return await asyncio.wrap_future(runtime.submit(replay, runtime.engine, asked))
+        return await asyncio.wrap_future(begin_replay(runtime, asked))
 
-    return Later(act)
+    return Later(act, hub=False)
+
+
+def begin_replay(runtime: Runtime, asked: DryRun) -> "Future[dict[str, Any]]":
+    """Replay in a thread of its own, which goes on even if nobody waits for it. Raises: Busy while two do already: each
+    holds a month of runs in memory."""
+    if not _turns.acquire(blocking=False):
+        raise Busy(count=MOST_AT_ONCE, after_seconds=AFTER_SECONDS)
+
+    def work() -> dict[str, Any]:
+        try:
+            return replay(runtime.engine, asked)
+        finally:
+            _turns.release()
+
+    try:
+        begun: Future[dict[str, Any]] = runtime.submit(work)
+    except RuntimeError:  # the process is ending
+        _turns.release()
+        raise
+    return begun
 
 
 def check(asked: DryRun) -> None:

@@ -7,13 +7,13 @@ from urllib.parse import quote
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
-from ...domain import allocations, metering, ports, prices
+from ...domain import allocations, metering, ports, prices, volumes
 from ...errors import Denied, RemoteGPUError
 from ...orm import Allocation, EndReason, EnvironmentState
 from ..api import Needs, Route, call_of
 from ..pages import Page, View
-from .pages import VERBS, written_of_run
-from .runs import find
+from .pages import VERBS, deletion_of, written_of_run
+from .runs import find, may_give_home_up
 
 MOST_RUNS = 10
 
@@ -51,6 +51,9 @@ def read_page(call: Any) -> dict[str, Any]:
         "uuids": [held.gpu.uuid for held in run.slots if held.open] if run else [],
         "ends": allocations.deadlines(call.session, allocation_ids=[run.id]).get(run.id) if run else None,
         "may_change": may_change,
+        "home": volumes.homes(call.session, user_id=one.user_id).get(one.workspace_id)
+        if run is None and may_change and may_give_home_up(call, one)
+        else None,
         "own": one.user_id == call.caller.person.id,
         "currency": prices.currency(call.session),
     }
@@ -119,12 +122,13 @@ class ChangeHere(Page):
 
     async def post(self, id: str, verb: str) -> None:
         try:
-            await self.do(VERBS[verb], {"id": id})
+            query = deletion_of(self) if verb == "delete" else {}
+            await self.do(VERBS[verb], {"id": id}, query=query)
         except RemoteGPUError as error:
             self.set_status(error.status)
             await show_one(self, id, error)
             return
-        self.back("" if verb == "delete" else f"environments/{id}", told=verb)
+        self.back("" if verb == "delete" else f"environments/{id}", told="delete-all" if query else verb)
 
 
 ROUTES: list[tuple[str, type[Any], dict[str, Any]]] = [

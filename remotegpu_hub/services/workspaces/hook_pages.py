@@ -28,6 +28,7 @@ def words_of(view: View) -> dict[str, str]:
         "environment.failed": view.say("An environment has failed"),
         "environment.deleted": view.say("An environment was deleted"),
         "environment.deadline": view.say("An environment will be stopped soon"),
+        "environment.spared": view.say("An environment will not be stopped after all"),
         "quota.threshold": view.say("A limit is at 80, 90 or 100 %"),
         "budget.threshold": view.say("A budget is at its warning, or spent"),
         "test": view.say("Test"),

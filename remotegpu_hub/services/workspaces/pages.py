@@ -1,6 +1,6 @@
 """Pages for everybody: my environments, a new one, my SSH keys."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from sqlalchemy import bindparam, func, select, union_all
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
-from ...domain import allocations, environments, invitations, metering, ports, prices, quotas, workspaces
+from ...domain import allocations, environments, invitations, metering, ports, prices, quotas, volumes, workspaces
 from ...domain import keys as street_keys
 from ...errors import Invalid, RemoteGPUError
 from ...orm import (
@@ -54,6 +54,8 @@ class Row:
     why: str
     """Why it stops then, as it is kept."""
     ways: list[Any]
+    home: volumes.Home | None = None
+    """Its home volume, where it holds nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def mine(
         rows.append(Row(one, run, last, cost, stops_at if run else None, why or "", ways))
     rows.sort(key=lambda row: -row.environment.id)
     running, rest = [row for row in rows if row.run], [row for row in rows if not row.run]
+    homes = volumes.homes(session, user_id=user.id) if rest else {}
+    rest = [replace(row, home=homes.get(row.environment.workspace_id)) for row in rest]
     following = str(rest[A_PAGE - 1].environment.id) if len(rest) > A_PAGE else ""
     month = month_of(now, MONTH_OF_A_USER)
     written, currency = session.execute(_sums, {"whose": user.id, "month": month}).one()
@@ -232,6 +236,11 @@ VERBS: dict[str, Route] = {
 }
 
 
+def deletion_of(page: Page) -> dict[str, bool]:
+    """What else the question before a deletion was answered with."""
+    return {"volume": True} if page.get_body_argument("volume", "") else {}
+
+
 class ChangeEnvironment(Page):
     """Start, stop, restart or delete one; what cannot be is told on the list."""
 
@@ -240,12 +249,13 @@ class ChangeEnvironment(Page):
 
     async def post(self, id: str, verb: str) -> None:
         try:
-            await self.do(VERBS[verb], {"id": id})
+            query = deletion_of(self) if verb == "delete" else {}
+            await self.do(VERBS[verb], {"id": id}, query=query)
         except RemoteGPUError as error:
             self.set_status(error.status)
             await show_mine(self, error)
             return
-        self.back(told=verb, **asked_of(self))
+        self.back(told="delete-all" if query else verb, **asked_of(self))
 
 
 class NewEnvironment(Page):

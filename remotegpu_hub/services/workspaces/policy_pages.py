@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from ... import words
 from ...domain import inventory
-from ...errors import Invalid, RemoteGPUError
+from ...errors import Invalid, RemoteGPUError, TooMany
 from ...runtime import utcnow
 from ...units import parse_bytes, parse_cores
 from .. import api
@@ -46,11 +46,12 @@ class Policy(Page):
             try:
                 asked = api.check(dry_run.DryRun, {"month": month, **read_limits(given, models)})
                 dry_run.check(asked)
-                runtime = self.runtime
-                found = await asyncio.wrap_future(runtime.submit(dry_run.replay, runtime.engine, asked))
+                found = await asyncio.wrap_future(dry_run.begin_replay(self.runtime, asked))
             except RemoteGPUError as wrong:
                 error = wrong
                 self.set_status(wrong.status)
+                if isinstance(wrong, TooMany):
+                    self.set_header("Retry-After", str(wrong.facts["after_seconds"]))
         self.show(
             "policy.html", view, title=view.say("Try a policy"), here="admin", given=given, models=models,
             month=month or dry_run.month_before(now), found=found, error=error, scopes=SCOPES, limits=LIMITS,

@@ -28,6 +28,7 @@ from ...orm import (
 from ..api import ROLES, Call, Later, Needs, Route, Shape
 from ..base import hub_client
 from ..paging import Paging, page
+from .volumes import of_somebody_else
 
 RESTART_SECONDS = 60
 """How long a restart waits for the stop: a pod takes some ten seconds."""
@@ -82,6 +83,14 @@ class EnvironmentsAsked(Paging):
     running: bool | None = Field(None, description="Only those that hold something now, or that do not.")
     search: str | None = Field(None, max_length=100, description="In the display name or the server's name.")
     user: str | None = Field(None, max_length=255)
+
+
+class DeletionAsked(Shape):
+    volume: bool = Field(
+        False,
+        description="Give its home volume up too, with all that is in it. 409 where other environments of its user in "
+        "the workspace use the same one.",
+    )
 
 
 class PastRun(Shape):
@@ -225,10 +234,20 @@ def restart_environment(call: Call) -> Any:
     return asking(call, again)
 
 
+def may_give_home_up(call: Call, one: Environment) -> bool:
+    """Whether the caller may have this environment's home deleted too, as `DELETE volumes/{id}` lets them."""
+    return call.caller.hub_admin or one.user_id == call.caller.person.id
+
+
 def delete_environment(call: Call) -> Any:
     one = find(call, may=Needs.MANAGER)
+    asked: DeletionAsked = call.query
+    if asked.volume and not may_give_home_up(call, one):
+        raise of_somebody_else()
     user, name = one.user.name, one.server_name
-    environments.delete(call.session, user_id=one.user_id, server_name=name, actor=call.actor, now=call.now)
+    environments.delete(
+        call.session, user_id=one.user_id, server_name=name, actor=call.actor, now=call.now, with_home=asked.volume
+    )
 
     async def forget(hub: HubClient) -> bool:
         return await hub.forget_server(user, name) if name else True
@@ -273,6 +292,6 @@ ROUTES = [
     Route("POST", "environments/{id}/stop", "Stop it", Needs.SELF, stop_environment, answers=Asked, status=202),
     Route("POST", "environments/{id}/restart", "Stop it and start it again", Needs.SELF, restart_environment,
           answers=Asked, status=202),
-    Route("DELETE", "environments/{id}", "Delete it once it has stopped; its home volume stays", Needs.SELF,
-          delete_environment, answers=Asked),
+    Route("DELETE", "environments/{id}", "Delete it once it has stopped; its home volume stays, unless you say so",
+          Needs.SELF, delete_environment, answers=Asked, query=DeletionAsked),
 ]  # fmt: skip
