@@ -18,7 +18,7 @@ test: ## check style, types and layers, then run the tests with coverage
 	@$(SETUP) test
 	@$(PYTHON) tools/audit.py --advise
 	@$(MAKE) --no-print-directory lint
-	@$(PYTHON) -m pytest -n 2 --dist loadscope --cov --cov-branch --cov-report=term --cov-fail-under=$(COVERAGE)
+	@$(PYTHON) -m pytest -n 3 --dist loadscope --no-loadscope-reorder --cov --cov-branch --cov-report=term --cov-fail-under=$(COVERAGE)
 
 prove: ## run the full counts of races, kills and rounds (hours)
 	@$(SETUP) test

@@ -2,9 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -31,7 +33,7 @@ if any("remotegpu_hub" in part for part in sys.orig_argv) and "COVERAGE_PROCESS_
 
 UNMEASURED = {
     "tests/domain/test_life.py", "tests/domain/test_races.py", "tests/hub/test_kills.py", "tests/hub/test_kube_faults.py",
-    "tests/hub/test_kube_played.py", "tests/hub/test_kube_kills.py", "tests/hub/test_ports_behind_the_login.py",
+    "tests/hub/test_kube_played.py", "tests/hub/test_kube_kills.py", "tests/hub/test_configure.py",
     "tests/hub/test_spawner_accounts.py", "tests/hub/test_spawner_faults.py", "tests/test_demo.py", "tests/test_benchmarks.py",
 }  # fmt: skip
 """These and all tests in a browser run without coverage, and so do their hubs: what they run, others run too, and
@@ -45,9 +47,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        file = item.nodeid.split("::", 1)[0]
-        if file in UNMEASURED or file.startswith("tests/e2e/"):
+        if not is_measured(item.nodeid):
             item.add_marker("no_cover")
+    items.sort(key=lambda item: place_in_line(item.nodeid))
+
+
+LONGEST = (
+    "cluster", "e2e", "services", "tests/hub/test_spawner_faults.py", "tests/hub/test_kube_played.py", "tests/hub/test_spawner.py",
+    "tests/domain/test_races.py", "tests/test_demo.py", "tests/test_migrations.py", "tests/hub/test_kills.py",
+)  # fmt: skip
+"""What begins first, so that no worker begins it when the others are at their end."""
+
+
+def place_in_line(nodeid: str) -> int:
+    scope = scope_of(nodeid)
+    return LONGEST.index(scope) if scope in LONGEST else len(LONGEST)
+
+
+def scope_of(nodeid: str) -> str:
+    """What one worker runs as a whole."""
+    file = nodeid.split("::", 1)[0]
+    if needs_cluster(file):
+        return "cluster"
+    return next((folder for folder in ("services", "e2e") if file.startswith(f"tests/{folder}/")), file)
+
+
+@cache
+def needs_cluster(file: str) -> bool:
+    return "test_cluster" in (ROOT / file).read_text()
 
 
 class ByFile(LoadScopeScheduling):
@@ -55,43 +82,45 @@ class ByFile(LoadScopeScheduling):
     the browser, or the one hub of the services, are as one file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file: str = nodeid.split("::", 1)[0]
-        if "test_cluster" in (ROOT / file).read_text():
-            return "cluster"
-        shared = [folder for folder in ("services", "e2e") if file.startswith(f"tests/{folder}/")]
-        return shared[0] if shared else file
+        return scope_of(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def measured_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let coverage see into the hub's services too: the hub hands down PYTHONPATH, but not coverage's own env var."""
-    settings = os.environ.get("COVERAGE_PROCESS_CONFIG")
-    before = os.environ.get("PYTHONPATH")
-    if settings:
-        folder = tmp_path_factory.mktemp("measure")
-        (folder / "sitecustomize.py").write_text(MEASURE_SERVICES.format(settings=settings))
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
-    yield
-    if settings and before is None:
-        del os.environ["PYTHONPATH"]
-    elif before is not None:
-        os.environ["PYTHONPATH"] = before
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let coverage see into the hub's services too: the hub hands down PYTHONPATH, but not coverage's own env var. Keep
+    both from the processes of what is not measured. What only makes a process start late is left out of all."""
+    before = {name: os.environ.get(name) for name in ("COVERAGE_PROCESS_CONFIG", "PYTHONPATH")}
+    settings, path = before.values()
+    folders = [str(ROOT / "tests" / "without"), *([path] if path else [])]
+    if settings and is_measured(item.nodeid):
+        folders.insert(0, measuring(settings).name)
+    else:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)
+    try:
+        return (yield)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unmeasured_hubs(request: pytest.FixtureRequest, measured_services: None) -> Iterator[None]:
-    """Keep what coverage's processes look for from those of the files that are not measured."""
-    names = ("COVERAGE_PROCESS_CONFIG", "PYTHONPATH")
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    if request.path.relative_to(ROOT).as_posix() in UNMEASURED and before.get(names[0]):
-        del os.environ[names[0]]
-        os.environ["PYTHONPATH"] = before["PYTHONPATH"].partition(os.pathsep)[2]
-    yield
-    os.environ.update(before)
+@cache
+def measuring(settings: str) -> "TemporaryDirectory[str]":
+    """A folder in a process's path that makes it measure itself."""
+    folder = TemporaryDirectory(prefix="remotegpu-measure-")
+    (Path(folder.name) / "sitecustomize.py").write_text(MEASURE_SERVICES.format(settings=settings))
+    return folder
+
+
+def is_measured(nodeid: str) -> bool:
+    file = nodeid.split("::", 1)[0]
+    return file not in UNMEASURED and not file.startswith("tests/e2e/")
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from remotegpu_hub.domain import users
 from remotegpu_hub.orm import Allocation, AllocationState, Host, HostModel, QuotaScope, Role, TickLease, Workspace
 from remotegpu_hub.runtime import Runtime
 
-from .hubs import RealHub
+from .hubs import TRUST, RealHub
 from .worlds import A100, World
 
 T = TypeVar("T")
@@ -181,6 +181,10 @@ STEPS = ("admit", "admitted", "prepare", "mark", "activate", "activated", "liste
 """Of a start, in order."""
 
 QUICK = """
+from jupyterhub.services import service
+class Soon(service._ServiceSpawner):  # the hub sees after a second, not after half a minute, that a service ended
+    poll_interval = 1
+service._ServiceSpawner = Soon
 c.Spawner.poll_interval = 1
 c.Spawner.consecutive_failure_limit = 5
 c.Spawner.http_timeout = 5
@@ -450,6 +454,7 @@ configure(c)
             f"{self.url}services/{name}/{path}",
             headers={"Authorization": f"token {token}"} if token else {},
             timeout=30,
+            verify=TRUST,
             trust_env=False,
         )
 

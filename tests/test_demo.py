@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from demo.__main__ import main
 from remotegpu_hub import db, orm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +109,9 @@ def may_enter(client: httpx.Client) -> bool:
     return "login" not in str(client.get("/hub/home").url)
 
 
-def test_a_newcomer_logs_in_a_second_demo_is_refused_and_it_starts_again_whatever_ended_it(tmp_path: Path):
+def test_a_newcomer_logs_in_a_second_demo_is_refused_and_it_starts_again_and_ends_with_the_one_that_is_killed(
+    tmp_path: Path,
+):
     state, port = tmp_path / "state", free_port()
     with running(state, port, TOKEN=TOKEN) as demo:
         address = demo.wait_ready()
@@ -139,10 +142,7 @@ def test_a_newcomer_logs_in_a_second_demo_is_refused_and_it_starts_again_whateve
         assert may_enter(log_in(address, "ada", again.password))
         assert {name for name in rows(state) if not name.startswith("~")} == {"vision-lab", "nlp-lab"}
         assert not (state / "admin-token").exists()
-        kill_all_but_the_proxy(again)
-        with running(state, port) as third:
-            assert third.wait_ready() == f"http://127.0.0.1:{port}/"
-            assert "1 processes of an earlier run" in third.said
+        assert_ends_with(again)
     assert oct(state.stat().st_mode & 0o777) == "0o700"
 
 
@@ -174,14 +174,24 @@ def rows(state: Path) -> set[str]:
     return names
 
 
-def test_the_hub_ends_with_a_demo_that_is_killed(tmp_path: Path):
-    with running(tmp_path / "state", free_port()) as demo:
-        demo.wait_ready()
-        demo.process.kill()
-        deadline = time.monotonic() + 20
-        while demo.marked() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert demo.marked() == []
+def assert_ends_with(demo: Demo) -> None:
+    """Kill the demo's first process; nothing of it lives on."""
+    demo.process.kill()
+    deadline = time.monotonic() + 20
+    while demo.marked() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert demo.marked() == []
+
+
+@pytest.mark.prove
+def test_it_starts_again_where_an_earlier_one_left_its_proxy(tmp_path: Path):
+    state, port = tmp_path / "state", free_port()
+    with running(state, port) as first:
+        first.wait_ready()
+        kill_all_but_the_proxy(first)
+        with running(state, port) as second:
+            assert second.wait_ready() == f"http://127.0.0.1:{port}/"
+            assert "1 processes of an earlier run" in second.said
 
 
 def test_a_hub_that_dies_is_told_and_leaves_no_proxy(tmp_path: Path):
@@ -217,10 +227,22 @@ def one_sentence(said: str) -> str:
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_a_wish_that_cannot_be_is_answered_in_one_sentence(tmp_path: Path, variables: dict[str, str], wanted: str):
-    demo = Demo(tmp_path / "state", **{"port": free_port(), **variables})
-    assert demo.end(signal.SIGCONT) == 1
-    assert wanted in one_sentence(demo.said)
+def test_a_wish_that_cannot_be_is_answered_in_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: dict[str, str],
+    wanted: str,
+):
+    for name, value in {"STATE": str(tmp_path / "state"), "PORT": str(free_port()), "TOKEN": "", **variables}.items():
+        monkeypatch.setenv(name, value)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert main() == 1
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    assert wanted in one_sentence(capsys.readouterr().err)
 
 
 def test_a_port_that_is_taken_is_named_in_one_sentence(tmp_path: Path):

@@ -296,7 +296,7 @@ def live(new_engine: object, *, examples: int, steps: int) -> None:
 
 @pytest.mark.parametrize(
     ("examples", "steps"),
-    [pytest.param(6, 30, id="some"), pytest.param(150, 60, id="full", marks=pytest.mark.prove)],
+    [pytest.param(3, 30, id="some"), pytest.param(150, 60, id="full", marks=pytest.mark.prove)],
 )
 def test_lives_on_sqlite(sqlite_template: Path, tmp_path: Path, examples: int, steps: int):
     def new_engine() -> Engine:

@@ -43,7 +43,7 @@ def end_all(world: World) -> None:
         world.end(run.attempt)
 
 
-@prove(50, 3)
+@prove(50, 1)
 def test_sixty_four_starts_for_sixteen_gpus_and_a_quota_of_ten(
     world: World, rounds: int, record_property: Callable[[str, object], None]
 ):
@@ -78,7 +78,7 @@ def test_starts_of_many_workspaces_take_every_gpu_and_not_one_more(world: World,
         end_all(world)
 
 
-@prove(20, 2)
+@prove(20, 1)
 def test_starts_and_ends_and_syncs_and_status_changes_at_once_keep_the_sums(world: World, rounds: int):
     machines = [host(f"host-{number}", 4) for number in range(1, 5)]
     world.see(*machines)
@@ -110,7 +110,7 @@ def test_starts_and_ends_and_syncs_and_status_changes_at_once_keep_the_sums(worl
         world.check()
 
 
-@prove(300, 25)
+@prove(300, 10)
 def test_a_release_beside_its_start_leaves_nothing_held(world: World, rounds: int):
     outcomes: Counter[str] = Counter()
     for number in range(rounds):

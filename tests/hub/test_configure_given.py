@@ -294,7 +294,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("option", ["--show-config", "--generate-certs"])
+@pytest.mark.parametrize("option", ["--show-config", pytest.param("--generate-certs", marks=pytest.mark.prove)])
 def test_a_hub_that_only_shows_or_makes_something_prepares_nothing(option: str) -> None:
     """Another hub may be running with this very file. With --generate-config the hub never reads it."""
     loaded(below="c.JupyterHub.db_url = 'sqlite:///elsewhere.sqlite'")

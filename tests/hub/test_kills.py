@@ -138,7 +138,7 @@ def hub_on(database: str, folder: Path, request: pytest.FixtureRequest) -> Itera
 @pytest.mark.parametrize(
     ("database", "kills"),
     [
-        pytest.param("sqlite", 2, id="some"),
+        pytest.param("sqlite", 1, id="one"),
         pytest.param("sqlite", 30, id="full on SQLite", marks=pytest.mark.prove),
         pytest.param("postgresql", 30, id="full on PostgreSQL", marks=pytest.mark.prove),
     ],

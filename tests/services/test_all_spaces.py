@@ -13,6 +13,7 @@ from remotegpu_hub.orm import Role, Workspace, WorkspaceStatus
 from remotegpu_hub.services.pages import View
 from remotegpu_hub.services.workspaces import all_spaces
 from tests.gpu_hubs import GpuHub
+from tests.hubs import TRUST
 from tests.worlds import World
 
 from .test_audit_pages import NASTY, see
@@ -21,7 +22,7 @@ from .test_audit_pages import NASTY, see
 def send(hub: GpuHub, user: str, path: str, **fields: Any) -> httpx.Response:
     """What the page's form sends."""
     return httpx.post(
-        f"{hub.url}services/workspaces/{path}", data=fields, timeout=60, trust_env=False,
+        f"{hub.url}services/workspaces/{path}", data=fields, timeout=60, verify=TRUST, trust_env=False,
         headers={"Authorization": f"token {hub.token_of(user)}"},
     )  # fmt: skip
 

@@ -350,15 +350,18 @@ def test_the_table_names_every_route():
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation)
 def test_each_route_lets_in_exactly_those_whom_the_table_names(desk: Desk, route: Route):
     allowed = TABLE[route.operation]
+    changed = True
     for role in CALLERS:
         if role in allowed and route.operation in ACTS_ON_THE_HUB:
             continue
-        desk.restore()
+        if changed:
+            desk.restore()
         if role == "member" and route.operation == "add_key":
             with begin(desk.hub.engine) as session:
                 carol = users.by_name(session, name="carol")
                 keys.remove(session, user=carol, key_id=desk.key, actor=ADMIN, now=desk.hub.world.now)
         answer = desk.send(role, route)
+        changed = route.changes and answer.is_success
         if (role, route.operation) == ("owner", "leave_workspace"):
             assert answer.status_code == 409, "the last owner stays"
         elif role in allowed:
@@ -927,7 +930,7 @@ def test_who_asks_too_often_is_told_how_long_to_wait():
     buckets.take("user:bob")
 
 
-@pytest.mark.parametrize("role", ["hub admin", "admin", "stranger"])
+@pytest.mark.parametrize("role", ["hub admin", pytest.param("admin", marks=pytest.mark.prove), "stranger"])
 def test_nothing_that_can_be_sent_breaks_a_route_or_its_description(desk: Desk, role: str):
     """By schemathesis: whatever fits the description, or just does not, is answered as the description says."""
     schema = schemathesis.openapi.from_dict(desk.ask(role, "GET", "openapi.json").json())

@@ -19,6 +19,7 @@ from remotegpu_hub.services.api import Call
 from remotegpu_hub.services.pages import View
 from remotegpu_hub.services.workspaces import audit_pages, entries, trail
 from tests.gpu_hubs import GpuHub
+from tests.hubs import TRUST
 from tests.worlds import ADMIN, World
 
 NASTY = "<script>alert(1)</script> 训练训练"
@@ -26,7 +27,7 @@ NASTY = "<script>alert(1)</script> 训练训练"
 
 def see(hub: GpuHub, user: str, path: str, *, language: str = "en") -> httpx.Response:
     return httpx.get(
-        f"{hub.url}services/workspaces/{path}", timeout=60, trust_env=False,
+        f"{hub.url}services/workspaces/{path}", timeout=60, verify=TRUST, trust_env=False,
         headers={"Authorization": f"token {hub.token_of(user)}", "Accept-Language": language},
     )  # fmt: skip
 
@@ -121,7 +122,7 @@ def test_a_page_that_does_not_understand_blames_nobody_else_and_who_asks_too_oft
     hub: GpuHub,
 ):
     with httpx.Client(
-        base_url=f"{hub.url}services/workspaces/", timeout=60, trust_env=False,
+        base_url=f"{hub.url}services/workspaces/", timeout=60, verify=TRUST, trust_env=False,
         headers={"Authorization": f"token {hub.token_of('nobody-yet')}"},
     ) as client:  # fmt: skip
         answer = client.put("limits")

@@ -13,6 +13,7 @@ from remotegpu_hub.services.api import WRITE, Route
 from remotegpu_hub.services.workspaces.routes import ROUTES
 from remotegpu_hub.services.workspaces.service import PAGES
 from tests.gpu_hubs import GpuHub
+from tests.hubs import TRUST
 
 from .conftest import SERVICE_TOKENS
 from .test_api import Desk
@@ -105,7 +106,10 @@ def test_every_page_tells_the_browser_what_to_refuse(hub: GpuHub, browser: httpx
             continue
         more = {"id": desk.image} if "images" in pattern else {"name": "small"} if "flavors" in pattern else {}
         for path in (fill(pattern, **known | more), fill(pattern)):
-            for who in (browser.get, lambda path: httpx.get(f"{hub.url}{path}", trust_env=False, timeout=60)):
+            for who in (
+                browser.get,
+                lambda path: httpx.get(f"{hub.url}{path}", verify=TRUST, trust_env=False, timeout=60),
+            ):
                 answer = who(f"services/workspaces/{path}")
                 assert answer.status_code < 500, (path, answer.status_code)
                 check_headers(answer)

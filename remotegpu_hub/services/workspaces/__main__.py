@@ -1,5 +1,11 @@
-"""Started by the hub."""
+"""Started by the hub. Nothing that is loaded meanwhile is garbage, and looking for some takes a sixth of the start."""
 
-from . import service
+import gc
 
+gc.disable()
+
+from . import service  # noqa: E402
+
+gc.freeze()
+gc.enable()
 service.main()
