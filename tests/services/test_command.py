@@ -154,7 +154,7 @@ def test_a_file_that_ends_early_says_so(terminal: Terminal, monkeypatch: pytest.
 
 def test_ports_that_were_given_back_are_shown_the_same_both_ways(terminal: Terminal):
     world = terminal.hub.world
-    run = world.run("zoe", server="ported", ports=["ssh"], image=next(iter(terminal.hub.images)))
+    run = world.run("zoe", server="ported", attempt="ported", ports=["ssh"], image=next(iter(terminal.hub.images)))
     world.end(run.attempt)
     try:
         here, there = both(terminal, "ports", "--closed", "--json")
