@@ -22,7 +22,7 @@ from remotegpu_hub.db import begin
 from remotegpu_hub.domain import keys, users, volumes
 from remotegpu_hub.orm import AllocationState, EndReason, EnvironmentState, SshKey, Volume
 from remotegpu_hub.runtime import utcnow
-from tests.cluster.cluster import NODE, LocalCluster
+from tests.cluster.cluster import HERE, NODE, LocalCluster
 from tests.kube_hubs import A100, KubeHub
 from tests.worlds import ADMIN
 
@@ -418,13 +418,16 @@ def test_a_hub_killed_while_it_starts_one_leaks_nothing(hub: KubeHub):
     assert hub.run_of("alice").state == AllocationState.ENDED
 
 
-def test_a_running_environment_outlives_its_hub(hub: KubeHub):
+def test_a_running_environment_outlives_its_hub_and_the_end_of_another_test_cluster(hub: KubeHub, tmp_path: Path):
     hub.start_server("alice", {"gpus": 1, "gpu_model": A100})
     uid = hub.pod_of("alice")["metadata"]["uid"]
     hub.restart(killed=True)
     hub.until(lambda: hub.model("alice").get("ready"), "the hub knows it again")
     assert hub.reconcile() == []
     assert hub.pod_of("alice")["metadata"]["uid"] == uid
+    subprocess.run([HERE / "down.sh"], env={**os.environ, "STATE": str(tmp_path), "API_PORT": "1"}, check=True)
+    over = time.time()
+    hub.until(lambda: hub.life(hub.run_of("alice").id).ended > over, "its process goes on", seconds=5)
 
 
 @pytest.fixture
