@@ -210,15 +210,10 @@ async def test_a_context_is_the_one_that_is_named_else_the_current_one(
 async def test_inside_a_cluster_the_pods_own_account_is_used_and_its_token_read_again(
     api_server: str, kube: Kubernetes, space: str, library: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with asyncio.timeout(30):
-        while True:  # until the namespace has its service account
-            try:
-                path = Kind("api/v1", "serviceaccounts").path(space, "default", "token")
-                asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-                token = (await kube._json("POST", path, body=asked))["status"]["token"]
-                break
-            except NotFound:
-                await asyncio.sleep(0.2)
+    accounts = Kind("api/v1", "serviceaccounts")
+    await kube.create(accounts, {"metadata": {"name": "own"}}, space)  # `default` comes where there are controllers
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = (await kube._json("POST", accounts.path(space, "own", "token"), body=asked))["status"]["token"]
     cluster = current(api_server)["clusters"][0]["cluster"]
     files = {"TOKEN": tmp_path / "token", "CERT": tmp_path / "ca.crt"}
     files["TOKEN"].write_text("old")
@@ -235,7 +230,7 @@ async def test_inside_a_cluster_the_pods_own_account_is_used_and_its_token_read_
         files["TOKEN"].write_text(token)
         now = datetime.datetime.now() + datetime.timedelta(minutes=5)  # noqa: DTZ005 - as the library does
         monkeypatch.setattr(library.config.incluster_config, "datetime", _At(now))
-        with pytest.raises(Denied, match=f"system:serviceaccount:{space}:default"):
+        with pytest.raises(Denied, match=f"system:serviceaccount:{space}:own"):
             await inside.get(CONFIG_MAPS, "a", space)
     finally:
         await inside.close()
