@@ -155,15 +155,14 @@ class Town(BusyHub):
                             written_at=start,
                         ))  # fmt: skip
             runs = list(session.scalars(select(Allocation).where(Allocation.ended_at.is_(None))))
+            printing = next(one.id for one in runs if one.environment.display_name == "resnet-sweep")
             soon = next(one for one in runs if one.environment.display_name == "data-prep")
             session.add(Deadline(allocation_id=soon.id, reason=EndReason.DRAINED, at=now + timedelta(minutes=50),
                                  message=inventory.DRAINED))  # fmt: skip
             inventory.set_gpu_status(session, uuid="GPU-gpu-05-7", status=GpuStatus.MAINTENANCE, actor=ADMIN, now=now)
             inventory.set_host_status(session, name="gpu-08", status=HostStatus.MAINTENANCE, actor=ADMIN, now=now)
-        folder = self.runtime.settings.output_folder
-        with outputs.path_of(
-            folder, next(one.id for one in runs if one.environment.display_name == "resnet-sweep")
-        ).open("w") as file:
+        told = outputs.path_of(self.runtime.settings.output_folder, printing)
+        with told.open("w") as file:
             for epoch in range(1, 19):
                 file.write(
                     f"epoch {epoch:2} of 90  loss {2.9 / (epoch + 1) ** 0.6:.3f}  top-1 {78 - 60 / (epoch + 1):.1f} %  9 min 52 s\n"
