@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from jupyterhub import __version__ as hub_version
 from jupyterhub import orm as hub_orm
@@ -161,13 +162,18 @@ class BusyHub(GpuHub):
                     )
                 )  # fmt: skip
 
+    def choice(self, number: int) -> dict[str, Any]:
+        """What the server of this number is to be; half of them have a GPU."""
+        return {
+            "image": self.image("plain"), "gpu_model": A100 if number % 2 else None, "gpus": number % 2,
+            "cpu_millis": 2000, "memory_bytes": 16 * GIB,
+            "name": f"Experiment {number % SERVERS_EACH + 1} of {self.servers[number][0]}",
+        }  # fmt: skip
+
     def _run_one(self, number: int) -> tuple[Allocation, int]:
         world = World(self.engine, self.world.now - RUN_FOR)
         user, server, space = self.servers[number]
-        choice = Choice(
-            workspace=space, image=self.image("plain"), gpu_model=A100 if number % 2 else None, gpus=number % 2,
-            cpu_millis=2000, memory_bytes=16 * GIB, name=f"Experiment {number % SERVERS_EACH + 1} of {user}",
-        )  # fmt: skip
+        choice = Choice(workspace=space, **self.choice(number))
         wish = world.resolve(user, choice, server=server)
         with begin(self.engine, read_only=True) as session:
             prepared = Prepared(users.by_name(session, name=user), server, wish)

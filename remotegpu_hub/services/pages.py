@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from tornado.web import HTTPError, StaticFileHandler, authenticated
 
 from .. import units, words
-from ..errors import Conflict, RemoteGPUError, TooMany
+from ..errors import Conflict, NotFound, RemoteGPUError, TooMany
 from .api import Buckets, Route, call_of, check, check_unchanged
 from .base import Request
 
@@ -73,6 +73,15 @@ class Bar:
     numbers: str
     percent: float
     unlimited: bool = False
+
+    @property
+    def first(self) -> str:
+        """The number that is looked at; `rest` says of what."""
+        return self.numbers.partition(" ")[0]
+
+    @property
+    def rest(self) -> str:
+        return self.numbers.partition(" ")[2]
 
     @property
     def level(self) -> str:
@@ -179,6 +188,10 @@ class Page(Request):
             told: Any = view.explain(error)
         elif status_code == 404:
             told = view.say("{what} was not found.", what=view.say("This page"))
+        elif status_code == 403 and self.request.method == "POST":
+            told = view.say(
+                "You are logged out, or the page is too old; nothing was changed. Go back, load it again and repeat it."
+            )
         elif status_code == 403:
             told = view.say("You may not see this page.")
         elif status_code < 500:
@@ -198,6 +211,13 @@ class Page(Request):
         """Answer a form: the page anew, by a GET, with one sentence on it; of a long list the part that was seen."""
         query = urlencode({**asked, "told": told} if told else asked)
         self.redirect(self.address(path) + (f"?{query}" if query else ""), status=303)
+
+
+class NoPage(Page):
+    """Every address without a page. Who reads with a browser gets a page that leads back."""
+
+    async def prepare(self) -> None:
+        raise NotFound("This page")
 
 
 def slug(name: str, taken: Sequence[str]) -> str:

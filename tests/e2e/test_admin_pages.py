@@ -4,24 +4,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from .conftest import Demo, Visit
+from .conftest import Demo, Started, Visit
 from .test_first_day import stop_all
-from .test_pages import NASTY, READY_MS, Keep, check_axe, open_page, row
+from .test_pages import NASTY, check_axe, open_page, row
 
-PAGES = {
-    "admin": "overview",
-    "admin/spaces": "all-spaces",
-    "admin/spaces/new": "new-space",
-    "admin/catalog": "catalog",
-    "admin/catalog/flavors": "flavor",
-    "admin/audit?action=budget.put": "audit",
-    "admin/policy?month=2026-01&user-gpus=1": "policy",
-    "gpus": "gpus",
-}
-PICTURED = ("all-spaces", "catalog", "audit")
-"""Of each in both languages; of the overview too, where something runs."""
 LONG = f"{NASTY} 一个名字很长的视觉与语言大模型联合研究实验室"
 
 
@@ -34,16 +22,10 @@ def nothing_runs_afterwards(demo: Demo) -> Iterator[None]:
     stop_all(demo)
 
 
-def start(page: Page, user: str) -> None:
-    page.get_by_text("1 × RTX 4090").click()
-    page.get_by_role("button", name="Start", exact=True).click()
-    page.wait_for_url(re.compile(f"/user/{user}/"), timeout=READY_MS)
-
-
 def test_an_admin_makes_and_archives_a_workspace_and_a_flavor_and_finds_both_in_the_audit(
     demo: Demo, visit: Visit
 ) -> None:
-    page = open_page(visit("admin"), demo, "admin/spaces")
+    page = visit("admin", at="admin/spaces")
     page.get_by_role("link", name="New workspace").click()
     page.get_by_label("Display name").fill(LONG)
     page.get_by_label("Name", exact=True).fill("e2e-lab")
@@ -86,16 +68,15 @@ def test_an_admin_makes_and_archives_a_workspace_and_a_flavor_and_finds_both_in_
 
 
 def test_the_user_of_a_drained_host_sees_until_when_and_back_to_work_takes_it_away(
-    demo: Demo, visit: Visit, keep: Keep
+    demo: Demo, visit: Visit, started: Started
 ) -> None:
-    page = visit("ada")
-    start(page, "ada")
-    admin = open_page(visit("admin"), demo, "gpus")
+    started("ada", "drained", gpu=True)
+    page = visit("ada", at="")
+    admin = visit("admin", at="gpus")
     admin.get_by_text("Maintenance…").first.click()
     asked = admin.locator(".rg-asked").first
     expect(asked).to_contain_text("ada /")
     check_axe(admin)
-    keep(admin, "drain-en-light")
     asked.get_by_label("What becomes of it?").select_option("4h")
     asked.get_by_role("button", name="Take it out").click()
     expect(admin.get_by_text("all there ends at")).to_be_visible()
@@ -109,27 +90,3 @@ def test_the_user_of_a_drained_host_sees_until_when_and_back_to_work_takes_it_aw
     open_page(admin, demo, "admin")
     expect(admin.get_by_role("heading", name="Users who hold most")).to_be_visible()
     expect(admin.get_by_role("link", name="ada", exact=True)).to_be_visible()
-    keep(admin, "overview-en-light")
-
-
-def test_pages_of_admins_are_whole_in_both_languages_and_on_a_phone_and_refused_to_others(
-    demo: Demo, visit: Visit, keep: Keep
-) -> None:
-    light, phone = visit("admin"), visit("admin", locale="zh-CN", width=360)
-    dark, other = visit("admin", locale="zh-CN", dark=True), visit("boris")
-    for path, name in PAGES.items():
-        open_page(light, demo, path)
-        check_axe(light)
-        if name in PICTURED:
-            keep(light, f"{name}-en-light")
-        open_page(dark, demo, path)
-        check_axe(dark)
-        if name in (*PICTURED, "overview"):
-            keep(dark, f"{name}-zh-dark")
-        open_page(phone, demo, path)
-        wide = phone.evaluate("document.documentElement.scrollWidth")
-        assert wide <= 360, f"{path} is {wide} px wide on a phone of 360"
-        if name in ("overview", "all-spaces"):
-            keep(phone, f"{name}-zh-phone")
-        open_page(other, demo, path)
-        expect(other.get_by_text("Only an admin of the hub may do that.")).to_be_visible()

@@ -3,16 +3,14 @@
 import re
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from .conftest import Demo, Visit
+from .conftest import Demo, Started, Visit
 
-Keep = Callable[[Page, str], None]
 OPEN = "SELECT count(*) FROM remotegpu_allocations WHERE state <> 'ended'"
 READY_MS = 120_000
 
@@ -37,14 +35,13 @@ def nothing_runs_afterwards(demo: Demo) -> Any:
     stop_all(demo)
 
 
-def test_a_data_scientist_starts_a_gpu_notebook_and_sees_her_gpu_in_it(demo: Demo, visit: Visit, keep: Keep) -> None:
+def test_a_data_scientist_starts_a_gpu_notebook_and_sees_her_gpu_in_it(demo: Demo, visit: Visit) -> None:
     page = visit("ada")
     page.get_by_text("JupyterLab 4").click()
     page.get_by_text("1 × RTX 4090").click()
     expect(page.locator("#rg-quote")).to_contain_text("RTX-4090")
     expect(page.locator("#rg-quote")).to_contain_text("¥")
     page.fill("#rg-name", "resnet-sweep")
-    keep(page, "spawn-en-light")
     page.get_by_role("button", name="Start", exact=True).click()
     page.wait_for_url(re.compile(r"/user/ada/"), timeout=READY_MS)
     held = ask(demo, "SELECT g.uuid FROM remotegpu_allocation_slots s JOIN remotegpu_gpu_slots p ON p.id = s.slot_id "
@@ -59,7 +56,6 @@ def test_a_data_scientist_starts_a_gpu_notebook_and_sees_her_gpu_in_it(demo: Dem
     page.keyboard.press("Shift+Enter")
     output = page.locator(".jp-OutputArea-output", has_text="held:")
     expect(output.first).to_contain_text(held[0][0], timeout=READY_MS)
-    keep(page, "lab-holds-gpu")
     assert demo.hub("DELETE", "/users/ada/server").status_code in (202, 204)
     stop_all(demo)
     state, started, ended = ask(
@@ -69,20 +65,16 @@ def test_a_data_scientist_starts_a_gpu_notebook_and_sees_her_gpu_in_it(demo: Dem
     assert started < ended
 
 
-def test_the_page_speaks_chinese_in_the_dark_and_on_a_phone(visit: Visit, keep: Keep) -> None:
-    page = visit("chen", locale="zh-CN")
+def test_the_page_speaks_chinese_in_the_dark_and_fits_a_phone(visit: Visit) -> None:
+    page = visit("chen", locale="zh-CN", dark=True)
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
     expect(page.get_by_role("button", name="启动", exact=True)).to_be_visible()
-    keep(page, "spawn-zh-light")
-    keep(visit("chen", locale="zh-CN", dark=True), "spawn-zh-dark")
-    keep(visit("chen", dark=True), "spawn-en-dark")
-    phone = visit("chen", locale="zh-CN", width=360)
-    wide = phone.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size({"width": 360, "height": 740})
+    wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 360, f"the page is {wide} px wide on a phone of 360"
-    keep(phone, "spawn-zh-phone")
 
 
-def test_a_refusal_names_the_limits_and_keeps_the_choices(demo: Demo, visit: Visit, keep: Keep) -> None:
+def test_a_refusal_names_the_limits_and_keeps_the_choices(demo: Demo, visit: Visit) -> None:
     page = visit("chen", script=False)
     page.get_by_label("Own numbers").check()
     page.locator("#rg-gpus label", has_text=re.compile("^A100-80GB$")).click()
@@ -93,7 +85,6 @@ def test_a_refusal_names_the_limits_and_keeps_the_choices(demo: Demo, visit: Vis
     expect(alert).to_contain_text("were asked for")
     expect(page.locator("#rg-name")).to_have_value("太大的实验")
     expect(page.locator("#rg-count")).to_have_value("3")
-    keep(page, "spawn-refused")
     assert ask(demo, OPEN)[0][0] == 0
 
 
@@ -133,14 +124,13 @@ def test_the_whole_form_can_be_used_by_keyboard(demo: Demo, visit: Visit) -> Non
         time.sleep(0.2)
 
 
-def test_the_numbers_renew_themselves_without_touching_what_was_typed(demo: Demo, visit: Visit) -> None:
-    first, second = visit("chen"), visit("ada")
+def test_the_numbers_renew_themselves_without_touching_what_was_typed(visit: Visit, started: Started) -> None:
+    first = visit("chen")
     first.fill("#rg-name", "half typed")
     first.locator("#rg-name").focus()
     free = first.locator("tr", has_text="RTX-4090").locator(".small", has_text="free").first
     before = free.inner_text()
-    second.get_by_text("1 × RTX 4090").click()
-    second.get_by_role("button", name="Start", exact=True).click()
+    started("ada", "takes one", gpu=True)
     expect(free).not_to_have_text(before, timeout=30_000)
     expect(first.locator("#rg-name")).to_have_value("half typed")
     assert first.evaluate("document.activeElement.id") == "rg-name"

@@ -46,10 +46,8 @@ def card(page: Page, user: str) -> Any:
     return page.get_by_role("article").filter(has=page.get_by_role("heading", name=user))
 
 
-def test_who_has_no_gpu_asks_an_admin_approves_in_one_click_and_the_limit_is_there(
-    demo: Demo, visit: Visit, keep: Keep
-) -> None:
-    dora = open_page(visit("dora"), demo, "limits")
+def test_who_has_no_gpu_asks_an_admin_approves_in_one_click_and_the_limit_is_there(demo: Demo, visit: Visit) -> None:
+    dora = visit("dora", at="limits")
     expect(dora.get_by_text("You can hold no GPU yet.")).to_be_visible()
     check_axe(dora)
     dora.get_by_role("link", name="Ask for GPUs").click()
@@ -59,7 +57,6 @@ def test_who_has_no_gpu_asks_an_admin_approves_in_one_click_and_the_limit_is_the
     ask(dora, "GPUs", "1.5 or two", NASTY)
     expect(dora.get_by_role("alert")).to_contain_text("is not an amount")
     check_axe(dora)
-    keep(dora, "ask-en-light")
     dora.get_by_label("Needed until").fill("2030-12-31")
     ask(dora, "GPUs", "2", NASTY)
     expect(dora.get_by_role("status")).to_contain_text("waits for an answer")
@@ -67,13 +64,12 @@ def test_who_has_no_gpu_asks_an_admin_approves_in_one_click_and_the_limit_is_the
     expect(mine).to_contain_text("2 GPUs")
     expect(mine).to_contain_text("needed until 2030-12-31")
 
-    admin = open_page(visit("admin"), demo, "admin/quotas")
+    admin = visit("admin", at="admin/quotas")
     expect(admin.get_by_role("link", name="Quotas and requests 1 open")).to_be_visible()
     wish = card(admin, "dora")
     expect(wish).to_contain_text(NASTY)
     expect(wish.get_by_role("row", name="GPUs")).to_contain_text("0 GPUs")
     check_axe(admin)
-    keep(admin, "quotas-en-light")
     expect(wish).to_contain_text("without them no GPU starts")
     open_page(dora, demo, "limits/ask?scope=workspace&workspace=~dora")
     expect(dora.get_by_text("without GPU hours no GPU starts")).to_be_visible()
@@ -90,13 +86,12 @@ def test_who_has_no_gpu_asks_an_admin_approves_in_one_click_and_the_limit_is_the
     expect(mine).to_contain_text("admin")
     expect(dora.get_by_text("You can hold no GPU yet.")).to_have_count(0)
     expect(dora.get_by_text("0 of 2 GPUs").nth(1)).to_be_visible()
-    keep(dora, "limits-asked-en-light")
 
 
 def test_an_owner_refuses_what_a_member_without_javascript_asks_and_the_answer_is_read(
-    demo: Demo, visit: Visit, keep: Keep
+    demo: Demo, visit: Visit
 ) -> None:
-    chen = open_page(visit("chen", script=False), demo, "limits")
+    chen = visit("chen", script=False, at="limits")
     chen.get_by_role("link", name="Ask for more: You, in Vision Lab").click()
     ask(chen, "GPUs", "3", NASTY)
     expect(chen.get_by_role("status")).to_contain_text("waits for an answer")
@@ -107,7 +102,7 @@ def test_an_owner_refuses_what_a_member_without_javascript_asks_and_the_answer_i
     open_page(chen, demo, "spaces/vision-lab/requests")
     expect(chen.get_by_text("Your role in vision-lab is member.")).to_be_visible()
 
-    ada = open_page(visit("ada"), demo, "limits")
+    ada = visit("ada", at="limits")
     expect(ada.get_by_text("Members of Vision Lab ask for more: 1 open.")).to_be_visible()
     ada.get_by_role("link", name="Decide").click()
     wish = card(ada, "chen")
@@ -115,7 +110,6 @@ def test_an_owner_refuses_what_a_member_without_javascript_asks_and_the_answer_i
     late = open_page(ada.context.new_page(), demo, "spaces/vision-lab/requests")
     wish.get_by_text("Refuse…").click()
     check_axe(ada)
-    keep(ada, "space-requests-en-light")
     wish.get_by_label("Why, and what to do instead?").fill(f"No: {NASTY}")
     wish.get_by_role("button", name="Refuse it").click()
     expect(ada.get_by_role("status")).to_contain_text("reads your answer")
@@ -128,14 +122,14 @@ def test_an_owner_refuses_what_a_member_without_javascript_asks_and_the_answer_i
 
 
 def test_an_asker_withdraws_and_an_admin_approves_other_numbers(demo: Demo, visit: Visit) -> None:
-    chen = open_page(visit("chen"), demo, "limits/ask?scope=user")
+    chen = visit("chen", at="limits/ask?scope=user")
     ask(chen, "Main memory", "6.5", "a larger data set")
     chen.get_by_text("Withdraw…").click()
     chen.get_by_role("button", name="Withdraw it").click()
     expect(chen.get_by_role("status")).to_contain_text("is withdrawn")
     open_page(chen, demo, "limits/ask?scope=user")
     ask(chen, "Main memory", "8", "a larger data set")
-    admin = open_page(visit("admin"), demo, "admin/quotas")
+    admin = visit("admin", at="admin/quotas")
     wish = card(admin, "chen")
     wish.get_by_text("Other numbers…").click()
     wish.get_by_label("Main memory").fill("6.25")
@@ -147,10 +141,8 @@ def test_an_asker_withdraws_and_an_admin_approves_other_numbers(demo: Demo, visi
     expect(chen.get_by_text("that should do")).to_be_visible()
 
 
-def test_of_two_admins_who_edit_one_quota_the_second_is_told_and_sees_both(
-    demo: Demo, visit: Visit, keep: Keep
-) -> None:
-    first = open_page(visit("admin"), demo, "admin/quotas")
+def test_of_two_admins_who_edit_one_quota_the_second_is_told_and_sees_both(demo: Demo, visit: Visit) -> None:
+    first = visit("admin", at="admin/quotas")
     first.get_by_label("User or workspace").fill("CHE")
     first.get_by_role("button", name="Search").click()
     first.get_by_role("link", name="Edit the quota of chen", exact=True).click()
@@ -167,7 +159,6 @@ def test_of_two_admins_who_edit_one_quota_the_second_is_told_and_sees_both(
     expect(second.get_by_text("now 5 GPUs")).to_be_visible()
     expect(second.get_by_text("now unlimited")).to_be_visible()
     check_axe(second)
-    keep(second, "quota-changed-en-light")
     second.get_by_role("button", name="Save").click()
     expect(second.get_by_role("status")).to_contain_text("Saved.")
     assert ask_api(demo, "GET", "users/chen/quota") == {
@@ -176,15 +167,14 @@ def test_of_two_admins_who_edit_one_quota_the_second_is_told_and_sees_both(
     }  # fmt: skip
 
 
-def test_a_budget_is_set_to_the_last_digit_and_taken_away(demo: Demo, visit: Visit, keep: Keep) -> None:
-    admin = open_page(visit("admin"), demo, "admin/quotas?search=vision")
+def test_a_budget_is_set_to_the_last_digit_and_taken_away(demo: Demo, visit: Visit) -> None:
+    admin = visit("admin", at="admin/quotas?search=vision")
     admin.get_by_role("link", name="Budget of Vision Lab").first.click()
     expect(admin.get_by_label("Amount a month")).to_have_value("2000")
     admin.get_by_label("Amount a month").fill("1234.567891")
     admin.get_by_label("Warn at").fill("75")
     admin.get_by_role("radio", name="It is shown as spent").check()
     check_axe(admin)
-    keep(admin, "budget-en-light")
     admin.get_by_role("button", name="Save").click()
     expect(admin.get_by_role("status")).to_contain_text("The budget is set.")
     said = ask_api(demo, "GET", "workspaces/vision-lab/budget")
@@ -202,34 +192,3 @@ def test_a_budget_is_set_to_the_last_digit_and_taken_away(demo: Demo, visit: Vis
         page.get_by_label("Amount a month").fill("5")
         page.get_by_role("button", name="Save").click()
     expect(late.get_by_role("alert")).to_contain_text("Somebody else changed this budget meanwhile. Now it is ¥5.00")
-
-
-def test_the_pages_of_requests_speak_chinese_in_the_dark_and_on_a_phone(demo: Demo, visit: Visit, keep: Keep) -> None:
-    chen = open_page(visit("chen"), demo, "limits/ask?scope=user")
-    ask(chen, "GPUs", "4", "一个很长的中文理由，" * 12)
-    open_page(chen, demo, "limits/ask?scope=member&workspace=vision-lab")
-    ask(chen, "GPUs", "2", "x" * 300)
-    pages = {
-        "admin": {
-            "admin/quotas?search=lab": "quotas", "admin/quotas/edit?scope=workspace&name=nlp-lab": "quota",
-            "admin/quotas/budget?name=nlp-lab": "budget", "admin/quotas/edit?scope=user-default&name=user": "",
-        },
-        "ada": {
-            "limits": "", "limits/ask?scope=workspace&workspace=vision-lab": "ask",
-            "spaces/vision-lab/requests": "space-requests",
-        },
-        "chen": {"limits": "limits-asked"},
-    }  # fmt: skip
-    for user, paths in pages.items():
-        dark = visit(user, locale="zh-CN", dark=True)
-        phone = visit(user, locale="zh-CN", width=360)
-        for path, name in paths.items():
-            open_page(dark, demo, path)
-            check_axe(dark)
-            if name:
-                keep(dark, f"{name}-zh-dark")
-            open_page(phone, demo, path)
-            wide = phone.evaluate("document.documentElement.scrollWidth")
-            assert wide <= 360, f"{path} is {wide} px wide on a phone of 360"
-            if name in ("quotas", "limits-asked"):
-                keep(phone, f"{name}-zh-phone")

@@ -16,9 +16,9 @@ from remotegpu_hub.domain import prices, workspaces
 from remotegpu_hub.orm import BillingRecord, SubjectKind
 from remotegpu_hub.units import MICROS
 
-from .conftest import Demo, Visit
+from .conftest import Demo, Started, Visit
 from .test_first_day import stop_all
-from .test_pages import NASTY, READY_MS, Keep, check_axe, open_page, row
+from .test_pages import NASTY, READY_MS, check_axe, open_page, row
 
 LAB = "spaces/vision-lab"
 
@@ -49,15 +49,13 @@ def choose(line: Locator, role: str) -> None:
     line.get_by_role("button", name=re.compile("Save the role")).click()
 
 
-def test_an_owner_invites_somebody_changes_their_role_and_takes_them_out(demo: Demo, visit: Visit, keep: Keep) -> None:
-    page = open_page(visit("ada"), demo, "spaces")
+def test_an_owner_invites_somebody_changes_their_role_and_takes_them_out(demo: Demo, visit: Visit) -> None:
+    page = visit("ada", at="spaces")
     expect(row(page, "Vision Lab")).to_contain_text("owner")
     check_axe(page)
-    keep(page, "spaces-en-light")
     page.get_by_role("link", name="Vision Lab").click()
     expect(page.get_by_text("Owners: ada")).to_be_visible()
     check_axe(page)
-    keep(page, "space-en-light")
     page.get_by_role("link", name="Members", exact=True).click()
     page.get_by_label("User name in the hub").fill(NASTY)
     page.get_by_role("button", name="Invite").click()
@@ -70,15 +68,13 @@ def test_an_owner_invites_somebody_changes_their_role_and_takes_them_out(demo: D
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").first).to_contain_text("The invitation is out.")
     check_axe(page)
-    keep(page, "space-members-en-light")
     page.get_by_label("User name in the hub").fill("admin")
     page.get_by_role("button", name="Invite").click()
     expect(page.get_by_role("alert")).to_contain_text("admin is invited already.")
 
-    guest = open_page(visit("admin"), demo, "spaces")
+    guest = visit("admin", at="spaces")
     expect(guest.get_by_text("ada invites you as viewer.")).to_be_visible()
     check_axe(guest)
-    keep(guest, "spaces-invited-en-light")
     guest.get_by_role("button", name="Accept").click()
     expect(guest.get_by_role("status").first).to_contain_text("You belong to this workspace now.")
 
@@ -100,7 +96,7 @@ def test_an_owner_invites_somebody_changes_their_role_and_takes_them_out(demo: D
 
 def test_an_owner_archives_a_workspace_and_reopens_it(demo: Demo, visit: Visit) -> None:
     ask(demo, "POST", "workspaces", json={"name": "closed-lab", "display_name": NASTY, "owner": "ada"})
-    page = open_page(visit("ada"), demo, "spaces/closed-lab/settings")
+    page = visit("ada", at="spaces/closed-lab/settings")
     page.get_by_text("Archive this workspace…").click()
     page.get_by_role("button", name="Archive it").click()
     expect(page.get_by_role("status").first).to_contain_text("nothing starts here any more")
@@ -117,8 +113,8 @@ def test_an_owner_archives_a_workspace_and_reopens_it(demo: Demo, visit: Visit) 
 
 def test_of_two_owners_who_edit_the_same_the_second_is_told_and_sees_the_fresh_values(demo: Demo, visit: Visit) -> None:
     ask(demo, "PUT", "workspaces/vision-lab/members/boris", json={"role": "owner"})
-    first = open_page(visit("ada"), demo, f"{LAB}/members/chen")
-    second = open_page(visit("boris"), demo, f"{LAB}/members/chen")
+    first = visit("ada", at=f"{LAB}/members/chen")
+    second = visit("boris", at=f"{LAB}/members/chen")
     first.get_by_label("GPUs", exact=True).fill("0.5")
     first.get_by_label("Main memory, GiB").fill("1.5")
     first.get_by_role("button", name="Save").click()
@@ -147,16 +143,11 @@ def test_of_two_owners_who_edit_the_same_the_second_is_told_and_sees_the_fresh_v
     expect(row(second, "dora").get_by_role("combobox")).to_have_value("member")
 
 
-def test_an_owner_sees_and_stops_what_others_run_and_who_used_how_much(demo: Demo, visit: Visit, keep: Keep) -> None:
-    chen = visit("chen")
-    chen.select_option("#rg-workspace", "vision-lab")
-    chen.get_by_text("1 × RTX 4090").click()
-    expect(chen.locator("#rg-quote")).to_contain_text("RTX-4090")
-    chen.fill("#rg-name", NASTY)
-    chen.get_by_role("button", name="Start", exact=True).click()
-    chen.wait_for_url(re.compile(r"/user/chen/"), timeout=READY_MS)
-
-    page = visit("ada")
+def test_an_owner_sees_and_stops_what_others_run_and_who_used_how_much(
+    demo: Demo, visit: Visit, started: Started
+) -> None:
+    started("chen", NASTY, workspace="vision-lab", gpu=True)
+    page = visit("ada", at="keys")
     refused: list[str] = []
     page.on("console", lambda one: refused.append(one.text) if "Content Security Policy" in one.text else None)
     open_page(page, demo, f"{LAB}/members")
@@ -172,7 +163,6 @@ def test_an_owner_sees_and_stops_what_others_run_and_who_used_how_much(demo: Dem
     expect(run).to_contain_text("chen")
     expect(run).to_contain_text("RTX-4090")
     check_axe(page)
-    keep(page, "space-environments-en-light")
     run.get_by_text("Stop…").click()
     run.get_by_role("button", name="Stop it").click()
     expect(page.get_by_role("status").first).to_contain_text("It is stopping.")
@@ -208,33 +198,31 @@ def fill_a_month(demo: Demo) -> int:
     return int(total or 0) // MICROS
 
 
-def test_a_month_is_a_chart_and_a_table_and_only_a_table_without_a_script(demo: Demo, visit: Visit, keep: Keep) -> None:
+def test_a_month_is_a_chart_and_a_table_and_only_a_table_without_a_script(demo: Demo, visit: Visit) -> None:
     total = fill_a_month(demo)
-    page = open_page(visit("ada"), demo, MONTH)
+    page = visit("ada", at=MONTH)
     expect(page.locator(".rg-canvas canvas")).to_be_visible()
     expect(page.locator("[data-when]")).to_have_text(f"¥{total:,}")
     place = page.locator(".rg-canvas").bounding_box()
     assert place is not None
-    keep(page, "space-usage-en-light")
     page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
     expect(page.locator("[data-when]")).to_contain_text("2026-10-1")
     page.locator("summary", has_text="Day by day as a table").press("Enter")
     expect(page.get_by_role("columnheader", name="chen")).to_be_visible()
     check_axe(page)
-    plain = open_page(visit("ada", script=False), demo, MONTH)
+    plain = visit("ada", script=False, at=MONTH)
     expect(plain.locator(".rg-canvas")).to_be_hidden()
     expect(plain.get_by_role("row", name="Total")).to_contain_text(f"¥{total:,}")
     plain.locator("summary", has_text="Day by day as a table").click()
     expect(plain.get_by_role("rowheader", name="2026-10-31")).to_be_visible()
-    for look, given in (("zh-dark", {"dark": True}), ("zh-phone", {"width": 360})):
-        chinese = open_page(visit("boris", locale="zh-CN", **given), demo, MONTH)
+    for given in ({"dark": True}, {"width": 360}):
+        chinese = visit("boris", locale="zh-CN", **given, at=MONTH)
         expect(chinese.locator(".rg-canvas canvas")).to_be_visible()
         assert chinese.evaluate("document.documentElement.scrollWidth") <= given.get("width", 1280)
-        keep(chinese, f"space-usage-{look}")
 
 
 def test_a_viewer_sees_everything_and_changes_nothing(demo: Demo, visit: Visit) -> None:
-    page = open_page(visit("dora"), demo, f"{LAB}/members")
+    page = visit("dora", at=f"{LAB}/members")
     expect(row(page, "ada")).to_contain_text("owner")
     assert page.locator("main form[method=post]").count() == 0
     expect(page.get_by_role("link", name="Settings")).to_have_count(0)
@@ -263,8 +251,8 @@ def test_a_viewer_sees_everything_and_changes_nothing(demo: Demo, visit: Visit) 
     expect(page.get_by_text("The workspace was not found.")).to_be_visible()
 
 
-def test_settings_take_any_name_and_the_last_owner_is_kept(demo: Demo, visit: Visit, keep: Keep) -> None:
-    page = open_page(visit("ada"), demo, f"{LAB}/settings")
+def test_settings_take_any_name_and_the_last_owner_is_kept(demo: Demo, visit: Visit) -> None:
+    page = visit("ada", at=f"{LAB}/settings")
     check_axe(page)
     page.get_by_label("Time zone").fill("Mars/Olympus")
     page.get_by_label("Display name").fill(NASTY)
@@ -279,23 +267,6 @@ def test_settings_take_any_name_and_the_last_owner_is_kept(demo: Demo, visit: Vi
     page.get_by_text("Leave this workspace…").click()
     page.get_by_role("button", name="Leave it").click()
     expect(page.get_by_role("alert")).to_contain_text("needs an owner")
-    admin = open_page(visit("boris"), demo, f"{LAB}/members")
+    admin = visit("boris", at=f"{LAB}/members")
     expect(row(admin, "ada").get_by_role("combobox")).to_have_count(0)
     expect(row(admin, "chen").get_by_role("combobox").locator("option")).to_have_text(["member", "viewer"])
-
-
-def test_workspaces_speak_chinese_in_the_dark_and_on_a_phone(demo: Demo, visit: Visit, keep: Keep) -> None:
-    dark = visit("boris", locale="zh-CN", dark=True)
-    phone = visit("boris", locale="zh-CN", width=360)
-    for path, name in (
-        ("spaces", "spaces"), ("spaces/nlp-lab", "space"), (f"{LAB}/members", "space-members"),
-        (f"{LAB}/members/chen", "space-member"), ("spaces/nlp-lab/usage", "space-usage-empty"), (f"{LAB}/environments", "space-environments"),
-        ("spaces/nlp-lab/settings", "space-settings"),
-    ):  # fmt: skip
-        open_page(dark, demo, path)
-        check_axe(dark)
-        keep(dark, f"{name}-zh-dark")
-        open_page(phone, demo, path)
-        wide = phone.evaluate("document.documentElement.scrollWidth")
-        assert wide <= 360, f"{path} is {wide} px wide on a phone of 360"
-        keep(phone, f"{name}-zh-phone")

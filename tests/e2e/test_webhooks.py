@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from .conftest import Demo, Visit
-from .test_first_day import stop_all
-from .test_pages import READY_MS, check_axe, open_page, row
+from .conftest import Demo, Started, Visit
+from .test_pages import check_axe, open_page, row
 
 Keep = Callable[[Page, str], None]
 
@@ -34,13 +33,12 @@ def receiver() -> Iterator[str]:
 
 
 def test_an_admin_adds_tests_pauses_and_removes_a_webhook(
-    demo: Demo, visit: Visit, keep: Keep, receiver: str
+    demo: Demo, visit: Visit, receiver: str
 ) -> None:  # fmt: skip
-    expect(open_page(visit("ada"), demo, "admin/webhooks").get_by_text("Only an admin of the hub")).to_be_visible()
-    page = open_page(visit("admin"), demo, "admin/webhooks")
+    expect(visit("ada", at="admin/webhooks").get_by_text("Only an admin of the hub")).to_be_visible()
+    page = visit("admin", at="admin/webhooks")
     expect(page.get_by_text("No webhook yet.")).to_be_visible()
     check_axe(page)
-    keep(page, "webhooks-empty")
     form = page.locator("form.rg-narrow")
     form.get_by_label("Address").fill("https://user:secret@example.org/")
     form.get_by_role("button", name="Add it").click()
@@ -50,7 +48,6 @@ def test_an_admin_adds_tests_pauses_and_removes_a_webhook(
     form.get_by_role("button", name="Add it").click()
     expect(page.locator("#secret")).to_contain_text("whsec_")
     check_axe(page)
-    keep(page, "webhooks-added")
     open_page(page, demo, "admin/webhooks")
     expect(page.locator("#secret")).to_have_count(0)
     mine = row(page, receiver)
@@ -67,14 +64,11 @@ def test_an_admin_adds_tests_pauses_and_removes_a_webhook(
     expect(page.get_by_role("status")).to_contain_text("did not take the test: HTTP 410.")
     mine.get_by_role("link", name="Log").click()
     check_axe(page)
-    keep(page, "webhooks-en-light")
-    dark = open_page(visit("admin", locale="zh-CN", dark=True), demo, "admin/webhooks")
+    dark = visit("admin", locale="zh-CN", dark=True, at="admin/webhooks")
     dark.get_by_role("link", name="记录").first.click()
     check_axe(dark)
-    keep(dark, "webhooks-zh-dark")
-    phone = open_page(visit("admin", locale="zh-CN", width=360), demo, "admin/webhooks")
+    phone = visit("admin", locale="zh-CN", width=360, at="admin/webhooks")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
-    keep(phone, "webhooks-zh-phone")
 
     mine.get_by_role("button", name="Pause").click()
     expect(row(page, receiver)).to_contain_text("paused")
@@ -90,17 +84,14 @@ def test_an_admin_adds_tests_pauses_and_removes_a_webhook(
     expect(page.get_by_text("No webhook yet.")).to_be_visible()
 
 
-def test_the_first_page_hears_at_once_what_happens(demo: Demo, visit: Visit) -> None:
-    page = visit("boris")
-    page.fill("#rg-name", "heard")
-    page.get_by_role("button", name="Start", exact=True).click()
-    page.wait_for_url("**/user/boris/**", timeout=READY_MS)
+def test_the_first_page_hears_at_once_what_happens(demo: Demo, visit: Visit, started: Started) -> None:
+    server = started("boris", "heard")["server_name"]
+    page = visit("boris", at="keys")
     with page.expect_response("**/api/events?mine=true") as listening:
         open_page(page, demo)
     assert listening.value.status == 200
     expect(row(page, "heard")).to_contain_text("running")
     page.evaluate("document.querySelector('[data-live]').dataset.seen = 'the same page'")
-    assert demo.hub("DELETE", "/users/boris/server").status_code in (202, 204)
+    assert demo.hub("DELETE", f"/users/boris/servers/{server}").status_code in (202, 204)
     expect(row(page, "heard")).to_contain_text("stop", timeout=5_000)
     assert page.evaluate("document.querySelector('[data-live]').dataset.seen") == "the same page", "without a reload"
-    stop_all(demo)

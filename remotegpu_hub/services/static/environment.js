@@ -27,7 +27,7 @@
   async function follow() {
     const answer = await fetch(`${log.dataset.log}?follow=true&tail=500`, { headers, redirect: "error" });
     if (answer.status === 404 || answer.status === 409) {
-      log.textContent = (await answer.json()).error.message;
+      log.textContent = answer.status === 404 ? log.dataset.none : (await answer.json()).error.message;
       return answer.status === 409;
     }
     if (!answer.ok) throw new Error(answer.status);

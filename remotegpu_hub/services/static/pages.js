@@ -22,6 +22,12 @@
     });
   }
 
+  // On a phone the menus scroll: where the reader is stands in sight.
+  for (const here of document.querySelectorAll(".rg-nav [aria-current]")) {
+    const menu = here.closest("ul");
+    menu.scrollLeft = here.offsetLeft - (menu.clientWidth - here.offsetWidth) / 2;
+  }
+
   // One question open at a time; Escape closes it.
   document.addEventListener("toggle", (event) => {
     if (!event.target.matches || !event.target.matches(".rg-ask") || !event.target.open) return;
@@ -53,7 +59,12 @@
     try {
       // The hub takes a cookie from a script only together with the page's own token.
       const headers = { "X-XSRFToken": document.querySelector("meta[name=xsrf]").content };
-      const answer = await fetch(here, { headers, signal: AbortSignal.timeout(PATIENCE), redirect: "error" });
+      const answer = await fetch(here, { headers, signal: AbortSignal.timeout(PATIENCE), redirect: "manual" });
+      document.getElementById("gone").hidden = answer.type !== "opaqueredirect"; // to the hub's login
+      if (answer.type === "opaqueredirect") {
+        lost.hidden = true;
+        return;
+      }
       if (!answer.ok) throw new Error(answer.status);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.querySelector("[data-live]");

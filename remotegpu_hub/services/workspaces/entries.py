@@ -1,6 +1,5 @@
 """Audit entries as people read them: who, what, of which thing, and each value before and after."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -294,7 +293,9 @@ def _value(view: View, name: str, value: Any) -> Any:
         return words.term(view.language, value)
     if isinstance(value, list):
         return " ".join(str(one) for one in value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    if isinstance(value, dict):
+        return view.say(", ").join(f"{_label(view, key)} {_value(view, key, part)}" for key, part in value.items())
+    return str(value)
 
 
 def _moment(view: View, text: str) -> str | Markup:

@@ -16,6 +16,8 @@ from .pages import VERBS, deletion_of, written_of_run
 from .runs import find, may_give_home_up
 
 MOST_RUNS = 10
+DOTS = {"running": "free", "creating": "idle", "stopping": "idle", "error": "bad"}
+"""The colour beside a state's word."""
 
 
 def read_page(call: Any) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def read_page(call: Any) -> dict[str, Any]:
         "space": one.workspace.display_name,
         "image": one.image,
         "run": run,
+        "now": call.now,
         "runs": runs,
         "ways": ports.ways(run, login=call.runtime.settings.ssh_user) if run else [],
         "uuids": [held.gpu.uuid for held in run.slots if held.open] if run else [],
@@ -102,7 +105,7 @@ async def show_one(page: Page, id: str, error: RemoteGPUError | None = None) -> 
     view = View(page.language, currency=found["currency"])
     page.show(
         "environment.html", view, title=found["one"].display_name, here="environment", error=error,
-        log=page.address(f"api/environments/{id}/logs"), State=EnvironmentState, states=states(view),
+        log=page.address(f"api/environments/{id}/logs"), State=EnvironmentState, states=states(view), dots=DOTS,
         reasons=reasons(view), quote=lambda text: quote(text, safe=""), **found,
     )  # fmt: skip
 

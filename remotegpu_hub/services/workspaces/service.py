@@ -12,7 +12,7 @@ from ...runtime import Runtime
 from ..api import Buckets, handlers
 from ..base import Handler, hub_client, run
 from ..openapi import describe
-from ..pages import STATIC
+from ..pages import STATIC, NoPage
 from . import (
     admin,
     environment_page,
@@ -44,6 +44,7 @@ PAGES: list[tuple[str, type[Any], dict[str, Any]]] = [
     *admin.ROUTES,
     *hook_pages.ROUTES,
     STATIC,
+    (r"(?!api/|oauth_callback).+", NoPage, {}),
 ]
 """What a browser shows; patterns below the service's prefix."""
 
