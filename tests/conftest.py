@@ -1,6 +1,7 @@
 """Real databases for all tests: a file for SQLite, a server of our own for PostgreSQL, a fresh schema for each test."""
 
 import os
+import re
 import shutil
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
@@ -36,8 +37,7 @@ UNMEASURED = {
     "tests/hub/test_kube_played.py", "tests/hub/test_kube_kills.py", "tests/hub/test_configure.py",
     "tests/hub/test_spawner_accounts.py", "tests/hub/test_spawner_faults.py", "tests/test_demo.py", "tests/test_benchmarks.py",
 }  # fmt: skip
-"""These and all tests in a browser run without coverage, and so do their hubs: what they run, others run too, and
-measuring costs a third."""
+"""These run without coverage, and so do their hubs: what they run, others run too, and measuring costs a third."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,7 +74,7 @@ def scope_of(nodeid: str) -> str:
 
 @cache
 def needs_cluster(file: str) -> bool:
-    return "test_cluster" in (ROOT / file).read_text()
+    return re.search(r"\b(test_cluster|control_plane|api_server)\b", (ROOT / file).read_text()) is not None
 
 
 class ByFile(LoadScopeScheduling):
@@ -119,8 +119,7 @@ def measuring(settings: str) -> "TemporaryDirectory[str]":
 
 
 def is_measured(nodeid: str) -> bool:
-    file = nodeid.split("::", 1)[0]
-    return file not in UNMEASURED and not file.startswith("tests/e2e/")
+    return nodeid.split("::", 1)[0] not in UNMEASURED
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from .kubernetes import (
 from .nodes import ALLOCATION_LABEL, HUB_LABEL, PREFIX, VOLUME_LABEL
 from .pools import Binding, Pool, of
 
-log = logging.getLogger("remotegpu")
+log = logging.getLogger(__name__)
 
 STOP_SECONDS: Final = 30.0
 """How long a removed pod may take to go after its grace, before it is left to the next look."""
@@ -264,6 +264,9 @@ class Cluster:
         ready = {node["metadata"]["name"]: nodes.is_ready(node) for node in (await kubernetes.list(NODES)).items}
         found = []
         for pod in listed.items:
+            if _number(pod["metadata"]["labels"][ALLOCATION_LABEL]) is None:
+                log.warning("pods/%s is unknown to the database, and is left alone", pod["metadata"]["name"])
+                continue
             node = pod["spec"].get("nodeName", "")
             run = pods.run_of(pod, node_ready=ready.get(node, False))
             if run.over and run.reason == pods.DELETED.reason:
@@ -284,7 +287,7 @@ class Cluster:
         ours = f"{HUB_LABEL}={self._hub_id},{ALLOCATION_LABEL}"
         for there in (await kubernetes.list(CONFIG_MAPS, self._namespace, labels=ours)).items:
             name, data = there["metadata"]["name"], there.get("data") or {}
-            wanted = keys.get(int(there["metadata"]["labels"][ALLOCATION_LABEL]))
+            wanted = keys.get(_number(there["metadata"]["labels"][ALLOCATION_LABEL]) or 0)
             if KEYS_FILE not in data or wanted is None or data[KEYS_FILE] == wanted:
                 continue
             seen = {"metadata": {"annotations": {KEYS_ANNOTATION: hashlib.sha256(wanted.encode()).hexdigest()}}}
@@ -343,8 +346,8 @@ class Cluster:
 
 
 def _number(text: str) -> int | None:
-    """Of a label that anybody may have written."""
-    return int(text) if text.isdecimal() else None
+    """Of a label that anybody may have written: None for what no database ever gave."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def _kept_node(node: Object) -> Object:

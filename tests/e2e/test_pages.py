@@ -92,17 +92,17 @@ def stop_all_of_chen(demo: Demo, page: Page) -> None:
 
 
 def test_what_is_refused_is_told_on_the_list(demo: Demo, visit: Visit, started: Started) -> None:
-    started("ada", "resnet-sweep")
+    started("ada", "two-tabs")
     page = visit("ada", at="")
     other = open_page(page.context.new_page(), demo)
-    old = row(other, "resnet-sweep")
+    old = row(other, "two-tabs")
     old.get_by_text("Stop…").click()  # who answers a question is not disturbed by news
-    stop = row(page, "resnet-sweep")
+    stop = row(page, "two-tabs")
     stop.get_by_text("Stop…").click()
     stop.get_by_role("button", name="Stop it").click()
-    expect(row(page, "resnet-sweep")).to_contain_text("stopped", timeout=READY_MS)
-    row(page, "resnet-sweep").get_by_text("Delete…").click()
-    row(page, "resnet-sweep").get_by_role("button", name="Delete it").click()
+    expect(row(page, "two-tabs")).to_contain_text("stopped", timeout=READY_MS)
+    row(page, "two-tabs").get_by_text("Delete…").click()
+    row(page, "two-tabs").get_by_role("button", name="Delete it").click()
     expect(page.get_by_text("It was deleted.")).to_be_visible()
     old.get_by_role("button", name="Stop it").click()
     expect(other.get_by_role("alert")).to_contain_text("was not found")
