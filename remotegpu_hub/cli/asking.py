@@ -4,10 +4,10 @@ Each asks for routes of the API; on the database the same routes do their work i
 what comes out, is the same. The nearer name decides which way it goes, and two that are equally near are refused."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
 
 from ..clients.api import Address, Answer, ApiClient
@@ -16,6 +16,8 @@ from . import logins
 from .command import Command, Text, option
 from .database import DEFAULT_CONFIG, URL_VARIABLE
 from .stop import Refused, Usage
+
+T = TypeVar("T")
 
 RULE: Final = (
     "A command works on the hub that is named nearest: on the command line (--hub, or --config and --db-file), else in "
@@ -147,6 +149,15 @@ class Asking(Command):
             if cursor is None:
                 return
 
+    def allowed(self, work: Callable[[], T]) -> T | None:
+        """What the caller gets by it, or None where only others may ask that."""
+        try:
+            return work()
+        except RemoteGPUError as error:
+            if error.code != "denied":
+                raise
+            return None
+
     def create(self, path: str, body: Any, **names: Any) -> Any:
         """Make something, once, even where the answer is lost on the way."""
         return self.ask("POST", path, body=body, key=uuid4().hex, **names).value
@@ -164,7 +175,3 @@ def _with_name(error: RemoteGPUError, names: Mapping[str, str]) -> RemoteGPUErro
 def missing(error: RemoteGPUError, what: str) -> bool:
     """Whether this is what the API did not find, such as `The member`."""
     return error.code == "not_found" and str(error.facts.get("what", "")).startswith(what)
-
-
-def denied(error: RemoteGPUError) -> bool:
-    return error.code == "denied"

@@ -8,11 +8,12 @@ from typing import Any
 from traitlets import Bool, List
 
 from .. import words
-from ..errors import NotFound, RemoteGPUError
+from ..errors import NotFound
 from ..units import iso, show_bytes, show_thousandths
-from .asking import Asking, denied
+from .asking import Asking
 from .command import Text, option, whole
 from .money import parse_moment
+from .offers import Choosing
 from .stop import Usage
 from .tables import Column, Row, printable, short
 
@@ -74,12 +75,8 @@ class EnvironmentsList(Asking):
             return self.every("hosts/{host}/environments", query=query, host=self.host)
         if self.workspace is not None:
             return self.every("workspaces/{workspace}/environments", query=query, workspace=self.workspace)
-        try:
-            return self.every("all-environments", query=query)
-        except RemoteGPUError as error:
-            if not denied(error):
-                raise
-        return self.every("environments", query=query)
+        found = self.allowed(lambda: self.every("all-environments", query=query))
+        return self.every("environments", query=query) if found is None else found
 
 
 PATH = "environments/{id}"
@@ -133,7 +130,7 @@ class EnvironmentsAccess(_One):
         self.show_rows("access", run["access"], ACCESS, empty="It has no ports: stop it and start it with some.")
 
 
-class EnvironmentsCreate(Asking):
+class EnvironmentsCreate(Choosing):
     name = "create"
     words = ("NAME",)
     description = "Make an environment of yours and start it. What is not named is as the spawn page would fill it in."
@@ -141,13 +138,6 @@ class EnvironmentsCreate(Asking):
         "remotegpu environments create train --workspace vision --gpu-model A100-80GB --gpus 2 --cpu 8 --memory 64G\n"
         "remotegpu environments create '论文' --flavor a100 --port ssh"
     )
-    workspace = option(Text(help="One of your workspaces."), "workspace", "NAME")
-    image = option(Text(help="What is run, by its reference."), "image", "IMAGE")
-    flavor = option(Text(help="A preset of the four below."), "flavor", "FLAVOR")
-    gpu_model = option(Text(help="The model of its GPUs."), "gpu-model", "MODEL")
-    gpus = option(Text(help="How many slots of that model."), "gpus", "COUNT")
-    cpu = option(Text(help="Cores, such as 8 or 0.5."), "cpu", "CORES")
-    memory = option(Text(help="Memory, such as 64G."), "memory", "SIZE")
     port = option(List(Text(), help="A port service that this hub offers, such as ssh."), "port", "SERVICE")
 
     def run(self) -> None:

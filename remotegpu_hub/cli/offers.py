@@ -53,7 +53,19 @@ def _quote(found: Row) -> str:
     return f"It can start on {quote['host']}, {cost}.{budget}"
 
 
-class Offers(Asking):
+class Choosing(Asking):
+    """Takes what an environment is made of; what is not named is as the spawn page would fill it in."""
+
+    workspace = option(Text(help="One of your workspaces."), "workspace", "NAME")
+    image = option(Text(help="What is run, by its reference."), "image", "IMAGE")
+    flavor = option(Text(help="A preset of the four below."), "flavor", "FLAVOR")
+    gpu_model = option(Text(help="The model of its GPUs."), "gpu-model", "MODEL")
+    gpus = option(Text(help="How many slots of that model."), "gpus", "COUNT")
+    cpu = option(Text(help="Cores, such as 8 or 0.5."), "cpu", "CORES")
+    memory = option(Text(help="Memory, such as 64G."), "memory", "SIZE")
+
+
+class Offers(Choosing):
     name = "offers"
     description = (
         "Show what you may start now, with its price, and quote a choice: what is not named is as the spawn page would "
@@ -62,13 +74,6 @@ class Offers(Asking):
     examples = (
         "remotegpu offers\nremotegpu offers --workspace vision --gpu-model A100-80GB --gpus 2 --cpu 8 --memory 64G"
     )
-    workspace = option(Text(help="One of your workspaces."), "workspace", "NAME")
-    image = option(Text(help="What is run, by its reference."), "image", "IMAGE")
-    flavor = option(Text(help="A preset of the four below."), "flavor", "FLAVOR")
-    gpu_model = option(Text(help="The model of its GPUs."), "gpu-model", "MODEL")
-    gpus = option(Text(help="How many slots of that model."), "gpus", "COUNT")
-    cpu = option(Text(help="Cores, such as 8 or 0.5."), "cpu", "CORES")
-    memory = option(Text(help="Memory, such as 64G."), "memory", "SIZE")
 
     def run(self) -> None:
         self.needs_hub()

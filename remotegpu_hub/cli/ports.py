@@ -4,9 +4,8 @@ from typing import Any
 
 from traitlets import Bool
 
-from ..errors import RemoteGPUError
 from ..orm import PortService
-from .asking import Asking, denied
+from .asking import Asking
 from .command import Text, chosen, option
 from .tables import Column, short
 
@@ -42,9 +41,5 @@ class Ports(Asking):
         self.show_rows("ports", self._rows(query), COLUMNS, empty="There are no such ports.")
 
     def _rows(self, query: dict[str, Any]) -> list[dict[str, Any]]:
-        try:
-            return self.every("all-ports", query=query)
-        except RemoteGPUError as error:
-            if not denied(error):
-                raise
-        return self.every("ports", query=query)
+        found = self.allowed(lambda: self.every("all-ports", query=query))
+        return self.every("ports", query=query) if found is None else found

@@ -4,9 +4,8 @@ from typing import Any, ClassVar
 
 from traitlets import Bool, List
 
-from ..errors import RemoteGPUError
 from ..orm import RequestState
-from .asking import Asking, denied
+from .asking import Asking
 from .command import Text, chosen, option, whole
 from .quotas import LIMITS, cell, parse_limits, parse_models
 from .stop import Usage
@@ -51,12 +50,8 @@ class RequestsList(Asking):
     def _rows(self, query: dict[str, Any]) -> list[dict[str, Any]]:
         if self.workspace is not None:
             return self.every("workspaces/{workspace}/quota-requests", query=query, workspace=self.workspace)
-        try:
-            return self.every("all-quota-requests", query=query)
-        except RemoteGPUError as error:
-            if not denied(error):
-                raise
-        return self.every("quota-requests", query=query)
+        found = self.allowed(lambda: self.every("all-quota-requests", query=query))
+        return self.every("quota-requests", query=query) if found is None else found
 
 
 class _Limits(Asking):

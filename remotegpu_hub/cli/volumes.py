@@ -4,9 +4,8 @@ from typing import Any
 
 from traitlets import Bool
 
-from ..errors import RemoteGPUError
 from ..units import show_bytes
-from .asking import Asking, denied
+from .asking import Asking
 from .command import Text, option, whole
 from .stop import Usage
 from .tables import Column
@@ -34,12 +33,8 @@ class VolumesList(Asking):
     def _rows(self) -> list[dict[str, Any]]:
         if self.workspace is not None:
             return self.every("workspaces/{workspace}/volumes", workspace=self.workspace)
-        try:
-            return self.every("all-volumes")
-        except RemoteGPUError as error:
-            if not denied(error):
-                raise
-        return self.every("volumes")
+        found = self.allowed(lambda: self.every("all-volumes"))
+        return self.every("volumes") if found is None else found
 
 
 class VolumesDelete(Asking):

@@ -5,9 +5,8 @@ from typing import Any
 from traitlets import Bool
 
 from .. import words
-from ..errors import RemoteGPUError
 from ..orm import Role, WorkspaceKind
-from .asking import Asking, denied
+from .asking import Asking
 from .command import Text, chosen, option
 from .stop import Usage
 from .tables import Column, Row, dump, pairs, table
@@ -39,12 +38,8 @@ PATH = "workspaces/{workspace}"
 def listed(command: Asking, *, archived: bool) -> list[dict[str, Any]]:
     """All workspaces; of who is no admin of the hub, their own."""
     wanted = {"status": None if archived else "active"}
-    try:
-        return command.every("workspaces", query={**wanted, "mine": False})
-    except RemoteGPUError as error:
-        if not denied(error):
-            raise
-    return command.every("workspaces", query=wanted)
+    found = command.allowed(lambda: command.every("workspaces", query={**wanted, "mine": False}))
+    return command.every("workspaces", query=wanted) if found is None else found
 
 
 def names_of_workspaces(command: Asking) -> list[str]:
