@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, joinedload
 
 from ..errors import BudgetExceeded, Invalid, NotFound
@@ -236,17 +236,10 @@ def spare(
     session: Session, *, workspace_id: int, allocation_ids: Collection[int], now: datetime, actor: Actor = SYSTEM
 ) -> None:
     """Take the end of these runs of a workspace back, where it has not begun, and tell of it."""
-    theirs = select(Allocation.id).where(Allocation.id.in_(allocation_ids), _lives)
-    gone = session.scalars(
-        delete(Deadline)
-        .where(Deadline.allocation_id.in_(theirs), Deadline.reason == EndReason.BUDGET)
-        .returning(Deadline.allocation_id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    if gone:
-        events.of_spared(session, allocation_ids=gone, reason=EndReason.BUDGET.value, now=now)
+    runs = Allocation.id.in_(allocation_ids)
+    if gone := events.spare(session, runs, _lives, reason=EndReason.BUDGET, now=now):
         record(session, actor=actor, action="budget.spare", entity="workspace", entity_id=workspace_id, now=now,
-               runs=len(gone))  # fmt: skip
+               runs=gone)  # fmt: skip
 
 
 def _spare_at_once(

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Select, bindparam, delete, false, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from ..orm import Allocation, Delivery, Environment, Event, EventKind, Told, User, Workspace
+from ..orm import Allocation, Deadline, Delivery, EndReason, Environment, Event, EventKind, Told, User, Workspace
 
 KEPT: Final = timedelta(days=7)
 MONTHS_KEPT: Final = timedelta(days=70)
@@ -61,13 +61,20 @@ def of_deadline(
     )  # fmt: skip
 
 
-def of_spared(session: Session, *, allocation_ids: Collection[int], reason: str, now: datetime) -> None:
-    """Append that the environments of these runs will not be stopped for this reason after all."""
-    if not allocation_ids:
-        return
-    theirs = select(Environment).join(Allocation, Allocation.environment_id == Environment.id)
-    for one in session.scalars(theirs.where(Allocation.id.in_(allocation_ids)).order_by(Environment.id)):
-        of_environment(session, one, EventKind.SPARED, now=now, reason=reason)
+def spare(session: Session, *runs: Any, reason: EndReason, now: datetime) -> int:
+    """Take the end that was announced for this reason back, of the runs that fit all of `runs`, and append that their
+    environments will not be stopped after all. How many there were."""
+    gone = session.scalars(
+        delete(Deadline)
+        .where(Deadline.allocation_id.in_(select(Allocation.id).where(*runs)), Deadline.reason == reason)
+        .returning(Deadline.allocation_id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    if gone:
+        theirs = select(Environment).join(Allocation, Allocation.environment_id == Environment.id)
+        for one in session.scalars(theirs.where(Allocation.id.in_(gone)).order_by(Environment.id)):
+            of_environment(session, one, EventKind.SPARED, now=now, reason=reason.value)
+    return len(gone)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import case, delete, func, literal, select, update
+from sqlalchemy import case, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, selectinload
 
@@ -336,7 +336,8 @@ def set_host_status(session: Session, *, name: str, status: HostStatus, actor: A
     """Put a host into maintenance or back online; what runs there goes on, also what was to end by a drain, where its
     end has not begun. Raises: NotFound."""
     host = host_by_name(session, name=name)
-    spared = _spare(session, host, now=now) if status == HostStatus.ONLINE else 0
+    online = status == HostStatus.ONLINE
+    spared = events.spare(session, _lives_on(host), reason=EndReason.DRAINED, now=now) if online else 0
     _set_status(session, host, status, actor=actor, now=now, **({"spared": spared} if spared else {}))
     return host
 
@@ -373,19 +374,6 @@ def drain(session: Session, *, name: str, grace: timedelta, actor: Actor, now: d
 
 def _lives_on(host: Host) -> Any:
     return (Allocation.host_id == host.id) & Allocation.state.in_([AllocationState.ADMITTED, AllocationState.ACTIVE])
-
-
-def _spare(session: Session, host: Host, *, now: datetime) -> int:
-    """Take the deadlines of a drain away again, and tell of it; how many there were."""
-    theirs = select(Allocation.id).where(_lives_on(host))
-    gone = session.scalars(
-        delete(Deadline)
-        .where(Deadline.allocation_id.in_(theirs), Deadline.reason == EndReason.DRAINED)
-        .returning(Deadline.allocation_id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    events.of_spared(session, allocation_ids=gone, reason=EndReason.DRAINED.value, now=now)
-    return len(gone)
 
 
 def _set_status(

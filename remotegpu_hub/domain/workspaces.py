@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import available_timezones
 
-from sqlalchemy import delete, exists, func, insert, literal, select
+from sqlalchemy import exists, func, insert, literal, select
 from sqlalchemy.orm import Session, contains_eager
 
 from ..errors import Conflict, Invalid, NotFound
@@ -299,16 +299,10 @@ def _end_or_keep_runs(session: Session, workspace: Workspace, user: User, *, kee
         Allocation.user_id == user.id,
         Allocation.state.in_([AllocationState.ADMITTED, AllocationState.ACTIVE]),
     )
-    told = (Deadline.reason == EndReason.ADMIN) & (Deadline.allocation_id == Allocation.id)
     if keep:
-        gone = session.scalars(
-            delete(Deadline)
-            .where(exists().where(told, *theirs))
-            .returning(Deadline.allocation_id)
-            .execution_options(synchronize_session=False)
-        ).all()
-        events.of_spared(session, allocation_ids=gone, reason=EndReason.ADMIN.value, now=now)
+        events.spare(session, *theirs, reason=EndReason.ADMIN, now=now)
         return
+    told = (Deadline.reason == EndReason.ADMIN) & (Deadline.allocation_id == Allocation.id)
     ends_at = now + LEAVING_GRACE
     runs = select(
         Allocation.id,
