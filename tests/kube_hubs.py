@@ -321,8 +321,10 @@ configure(c)
     def check(self) -> None:
         """Assert that what is held runs, that what runs is held, and that all sums are right."""
         self.world.check()
-        held = {run.id for run in self.open_runs()}
         self.until(
-            lambda: {int(pod["metadata"]["labels"].get(ALLOCATION_LABEL, -1)) for pod in self.pods()} == held,
+            lambda: (
+                {int(pod["metadata"]["labels"].get(ALLOCATION_LABEL, -1)) for pod in self.pods()}
+                == {run.id for run in self.open_runs()}
+            ),
             "what lives is held",
         )

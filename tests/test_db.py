@@ -2,7 +2,6 @@
 
 import sqlite3
 import threading
-import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -100,9 +99,7 @@ def test_readers_do_not_wait_for_a_writer(engine: Engine):
     with db.begin(engine) as session:
         session.add(orm.Fact(name="during", value="x"))
         session.flush()
-        began = time.monotonic()
-        assert facts(engine) == {"before"}
-        assert time.monotonic() - began < 1
+        assert facts(engine) == {"before"}  # who waited would wait for ever: the writer goes on only after this
 
 
 def test_the_sqlite_file_is_in_wal_mode_for_everybody(empty_sqlite_url: str, tmp_path: Path):

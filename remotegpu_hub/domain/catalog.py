@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from ..errors import Conflict
 from ..orm import Flavor, Image, ImageStatus, User, Visibility, Workspace
 from .audit import Actor, record
 
@@ -70,8 +71,12 @@ def put_flavor(
     actor: Actor,
     now: datetime,
     workspace: Workspace | None = None,
+    new: bool = False,
 ) -> Flavor:
-    """Add a flavor, or bring the known one to these numbers; environments that chose it keep theirs until edited."""
+    """Add a flavor, or bring the known one to these numbers; environments that chose it keep theirs until edited.
+
+    Raises: Conflict when it should be `new` and the name is taken.
+    """
     wanted = {
         "display_name": display_name,
         "gpu_model": gpu_model,
@@ -86,6 +91,8 @@ def put_flavor(
         flavor = Flavor(name=name, **wanted)
         session.add(flavor)
         before: dict[str, Any] = {}
+    elif new:
+        raise Conflict("There is a flavor named {name} already.", name=name)
     else:
         before = {key: getattr(flavor, key) for key in wanted}
         if before == wanted:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import catalog
-from remotegpu_hub.errors import Invalid
+from remotegpu_hub.errors import Conflict, Invalid
 from remotegpu_hub.orm import Image, ImageStatus
 from remotegpu_hub.services.workspaces import catalog_pages
 from remotegpu_hub.units import GIB
@@ -117,6 +117,17 @@ def test_an_admin_changes_the_catalogue_on_pages_and_nobody_else_does(hub: GpuHu
     assert hub.world.read(select(Image.status).where(Image.id == image)) == [ImageStatus.DEPRECATED]
     assert "Nothing fits." in see(hub, "admin", "admin/catalog?search=no-such-image").text
     assert see(hub, "admin", "admin/catalog?status=odd").status_code == 400
+
+
+def test_whoever_makes_a_new_flavor_never_changes_one_of_that_name(engine: Engine, now: datetime):
+    """Not even one that another made a moment ago: whoever looks first and writes then would meet it between the two."""
+    given = {"name": "mine", "display_name": "x", "gpu_model": None, "gpu_slots": 0, "cpu_millis": 1000,
+             "memory_bytes": GIB, "actor": ADMIN, "now": now}  # fmt: skip
+    World(engine, now)
+    with begin(engine) as session:
+        catalog.put_flavor(session, new=True, **given)
+    with pytest.raises(Conflict, match="mine"), begin(engine) as session:
+        catalog.put_flavor(session, new=True, **given)
 
 
 def test_of_many_who_make_the_same_at_once_one_does_and_the_others_are_told(hub: GpuHub):

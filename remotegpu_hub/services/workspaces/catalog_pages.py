@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -11,7 +12,7 @@ from tornado.web import HTTPError
 
 from ... import plain, words
 from ...domain import inventory, prices
-from ...errors import Conflict, Invalid, RemoteGPUError
+from ...errors import Invalid, RemoteGPUError
 from ...orm import Flavor, ImageStatus, Workspace
 from ...units import GIB, parse_bytes, parse_cores, show_thousandths
 from .. import api
@@ -55,13 +56,7 @@ def _per_hour(flavor: Flavor, in_force: dict[str, int]) -> int | None:
         return None
 
 
-def _put_new(call: Call) -> Any:
-    if call.session.scalar(select(Flavor.id).where(Flavor.name == call.path["name"])):
-        raise Conflict("There is a flavor named {name} already.", name=call.path["name"])
-    return catalogue.put_flavor(call)
-
-
-NEW_FLAVOR: Final = replace(_ROUTES[catalogue.put_flavor], work=_put_new)
+NEW_FLAVOR: Final = replace(_ROUTES[catalogue.put_flavor], work=partial(catalogue.put_flavor, new=True))
 
 
 class Catalog(Page):

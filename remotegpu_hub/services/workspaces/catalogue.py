@@ -50,7 +50,7 @@ def read_flavor(call: Call) -> Any:
     return plain.flavor(call.session, _flavor(call))
 
 
-def put_flavor(call: Call) -> Any:
+def put_flavor(call: Call, *, new: bool = False) -> Any:
     given: FlavorPut = call.body
     name = call.path["name"]
     if not 1 <= len(name) <= 64 or not name.isprintable() or " " in name or "/" in name:
@@ -61,7 +61,7 @@ def put_flavor(call: Call) -> Any:
     row = catalog.put_flavor(
         call.session, name=name, display_name=workspaces.check_display_name(given.display_name),
         gpu_model=given.gpu_model, gpu_slots=given.gpu_slots, cpu_millis=given.cpu_millis,
-        memory_bytes=given.memory_bytes, workspace=space, actor=call.actor, now=call.now,
+        memory_bytes=given.memory_bytes, workspace=space, actor=call.actor, now=call.now, new=new,
     )  # fmt: skip
     return plain.flavor(call.session, row)
 
