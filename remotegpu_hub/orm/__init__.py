@@ -26,6 +26,7 @@ from .triggers import APPEND_ONLY
 from .work import (
     DELETED,
     ENDED,
+    STOPPED,
     Allocation,
     AllocationSlot,
     AllocationState,
@@ -46,6 +47,7 @@ __all__ = [
     "ENDED",
     "PREFIX",
     "QUOTA_RESOURCES",
+    "STOPPED",
     "USAGE",
     "Allocation",
     "AllocationSlot",

@@ -59,12 +59,16 @@ class PortService(StrEnum):
 
 
 ENDED: Any = literal_column("'ended'")
+STOPPED: Any = literal_column("'stopped'")
 DELETED: Any = literal_column("'deleted'")
 """States written out, for conditions: a plan with a parameter in their place could not use the partial indexes, so the
 server would plan anew at each call."""
 OPEN = text("state <> 'ended'")
 IS_OPEN: dict[str, Any] = {"postgresql_where": text("open"), "sqlite_where": text("open = 1")}
 IS_LIVE: dict[str, Any] = {"postgresql_where": text("state <> 'deleted'"), "sqlite_where": text("state <> 'deleted'")}
+IS_BUSY: dict[str, Any] = {
+    f"{dialect}_where": text("state <> 'stopped' AND state <> 'deleted'") for dialect in ("postgresql", "sqlite")
+}
 UNMETERED: dict[str, Any] = {"postgresql_where": text("NOT metered"), "sqlite_where": text("metered = 0")}
 """Predicates of indexes, each in the very form in which SQLAlchemy asks that database: SQLite uses a partial index only
 where the condition is spelt alike."""
@@ -102,6 +106,7 @@ class Environment(HasId, Base):
             **IS_LIVE,
         ),
         Index(None, "workspace_id", "id"),
+        Index("ix_remotegpu_environments_busy", "state", **IS_BUSY),
         Index("ix_remotegpu_environments_live_name", "display_name", "id", **IS_LIVE),
         Index("ix_remotegpu_environments_live_name_of_workspace", "workspace_id", "display_name", "id", **IS_LIVE),
         CheckConstraint("(gpu_slots = 0) = (gpu_model IS NULL)", name="gpus_have_a_model"),

@@ -140,9 +140,23 @@ class Page(Request):
                 demo=settings.insecure_demo,
                 simulated=bool(settings.simulated_gpus) or any(one.get("simulated") for one in settings.pools),
                 told=self.get_query_argument("told", ""),
+                wrong=self._wrong_field(given.get("error")),
                 **given,
             )
         )
+
+    def _wrong_field(self, error: RemoteGPUError | None) -> str:
+        """The name of the field that the error is about, where it can be told: the one that it names, or the only one
+        in which stood what it cites, such as the name at the end of `The user ada`."""
+        if error is None:
+            return ""
+        sent = {name: self.get_argument(name) for name in self.request.arguments}
+        named = [one["at"] for one in error.facts.get("problems", ()) if one["at"] in sent]
+        facts = [fact for fact in error.facts.values() if isinstance(fact, str)]
+        cited = [
+            name for name, value in sent.items() if value and any(f" {fact}".endswith(f" {value}") for fact in facts)
+        ]
+        return named[0] if named else cited[0] if len(cited) == 1 else ""
 
     async def prepare(self) -> None:
         """Only for people: a token's holder has the API."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from .conftest import Demo, Started, Visit
 from .test_first_day import stop_all
@@ -22,6 +22,13 @@ def nothing_runs_afterwards(demo: Demo) -> Iterator[None]:
     stop_all(demo)
 
 
+def is_at_fault(field: Locator, says: str) -> None:
+    """It has the focus, and what is wrong stands beside it and belongs to it."""
+    expect(field).to_be_focused()
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_have_accessible_description(re.compile(re.escape(says)))
+
+
 def test_an_admin_makes_and_archives_a_workspace_and_a_flavor_and_finds_both_in_the_audit(
     demo: Demo, visit: Visit
 ) -> None:
@@ -33,6 +40,7 @@ def test_an_admin_makes_and_archives_a_workspace_and_a_flavor_and_finds_both_in_
     page.get_by_role("button", name="Make it").click()
     expect(page.get_by_role("alert")).to_contain_text("The user nobody was not found.")
     expect(page.get_by_label("Display name")).to_have_value(LONG)
+    is_at_fault(page.get_by_label("Owner"), "The user nobody was not found.")
     page.get_by_label("Owner").fill("chen")
     page.get_by_role("button", name="Make it").click()
     page.wait_for_url(re.compile(r"/spaces/e2e-lab$"))
@@ -47,6 +55,10 @@ def test_an_admin_makes_and_archives_a_workspace_and_a_flavor_and_finds_both_in_
     page.get_by_label("Name", exact=True).fill("e2e")
     page.get_by_label("Display name").fill(LONG)
     page.get_by_label("Cores").fill("0.5")
+    page.get_by_label("Main memory").fill("much")
+    page.get_by_role("button", name="Keep it").click()
+    is_at_fault(page.get_by_label("Main memory"), "much is not a size")
+    check_axe(page)
     page.get_by_label("Main memory").fill("512M")
     page.get_by_role("button", name="Keep it").click()
     flavor = row(page, LONG)

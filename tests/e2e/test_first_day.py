@@ -140,4 +140,6 @@ def test_a_link_from_a_foreign_site_starts_nothing(demo: Demo, visit: Visit) -> 
     page = visit("ada")
     page.goto(f"{demo.address}hub/spawn/ada?opt-gpu_model=RTX-4090&opt-gpus=2&opt-flavor=")
     expect(page.locator("#rg-count")).to_have_value("2")
+    page.locator("label[for=rg-gpu-none]").click()
+    expect(page.locator("#rg-count")).to_be_hidden()
     assert ask(demo, OPEN)[0][0] == 0

@@ -592,10 +592,10 @@ def test_a_bad_body_is_a_clear_400_and_changes_nothing(desk: Desk, given: dict[s
     "path",
     [
         "workspaces?limit=0", "workspaces?limit=201", "workspaces?limit=x", "workspaces?sort=owner", "audit?limit=1&limit=2",
-        "audit?cursor=x", "audit?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
+        "audit?cursor=x", "environments?sort=-id&cursor=WyItaWQiLCJ4Il0", "audit?since=yesterday", "audit?since=2026-11-01T00:00:00",
         "audit?what=1", "environments?state=dancing", "audit?entity_id=0", f"audit?entity_id={2**63}",
         "workspaces?search=%00", "offers?server_name=%00", "offers?colour=red", "workspaces/lab/usage?month=2026-13", "workspaces/lab/usage?month=november",
-        f"audit?sort=-id&cursor={paging._cursor('-id', [2**70])}",
+        f"environments?sort=-id&cursor={paging._cursor('-id', [2**70])}",
         f"workspaces?cursor={base64.b64encode(b'[' * 2900).decode()}",
         "audit?since=0001-01-01T00:00:00%2B14:00", "audit?until=9999-12-31T23:59:59-14:00",
         f"audit?cursor={paging._cursor('-at', ['0001-01-01T00:00:00+14:00', 1])}",

@@ -28,6 +28,22 @@
     menu.scrollLeft = here.offsetLeft - (menu.clientWidth - here.offsetWidth) / 2;
   }
 
+  // After a refused form what is wrong stands at its field too.
+  const { wrong } = document.getElementById("content").dataset;
+  const sent = [...document.forms].find((form) => new URL(form.getAttribute("action"), location).pathname === location.pathname);
+  const field = wrong && sent && sent.querySelector(`[name="${CSS.escape(wrong)}"]:not([type=hidden])`);
+  if (field) {
+    const says = document.createElement("div");
+    says.id = "says-wrong";
+    says.className = "invalid-feedback d-block";
+    says.textContent = document.querySelector(".alert-danger").textContent;
+    (field.closest(".input-group") || field).after(says);
+    field.classList.add("is-invalid");
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", `${says.id} ${field.getAttribute("aria-describedby") || ""}`.trim());
+    field.focus();
+  }
+
   // One question open at a time; Escape closes it.
   document.addEventListener("toggle", (event) => {
     if (!event.target.matches || !event.target.matches(".rg-ask") || !event.target.open) return;

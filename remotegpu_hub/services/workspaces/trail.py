@@ -25,7 +25,7 @@ class EntryShown(Shape):
 
 
 class AuditAsked(Paging):
-    sort: Literal["-at", "at", "-id", "id"] = "-at"
+    sort: Literal["-at", "at"] = "-at"
     actor: str | None = Field(None, max_length=255)
     action: str | None = Field(None, max_length=64, description="Such as `quota.put`.")
     entity: str | None = Field(None, max_length=40)
@@ -47,7 +47,7 @@ def list_audit(call: Call) -> Any:
         query = query.where(AuditEntry.at >= asked.since)
     if asked.until is not None:
         query = query.where(AuditEntry.at < asked.until)
-    sorts = {"at": (AuditEntry.at, AuditEntry.id), "id": (AuditEntry.id,)}
+    sorts = {"at": (AuditEntry.at, AuditEntry.id)}
     return page(call.session, query, asked, sorts=sorts, sort=asked.sort, shown=lambda one: one)
 
 
