@@ -300,13 +300,16 @@ def _sync_people(runtime: Runtime) -> None:
 
 
 def _sync_hosts(runtime: Runtime, pool: str | None, hosts: Sequence[Host]) -> None:
-    """Write what changed since this process wrote it last, a few hosts at a time, and which ones are gone; and the few
-    that were not written for the longest, whose sums are made anew by it."""
+    """Write what changed since this process wrote it last, or is kept otherwise, a few hosts at a time, and which ones
+    are gone; and the few that were not written for the longest, whose sums are made anew by it."""
     now = utcnow()
     known = runtime.hosts_written
-    changed = [host for host in hosts if known.get(host.name) != host]
+    with begin(runtime.engine, read_only=True) as session:
+        wrong = inventory.differing(session, online={host.name: host.online for host in hosts})
     there = {host.name: host for host in hosts}
-    longest = [there[name] for name in known if name in there and known[name] == there[name]][:FEW]
+    right = [name for name in known if name in there and known[name] == there[name] and name not in wrong]
+    changed = [there[name] for name in sorted(there.keys() - set(right))]
+    longest = [there[name] for name in right[:FEW]]
     for few in _few([*changed, *longest]):
         with begin(runtime.engine) as session:
             inventory.sync(session, hosts=few, now=now)

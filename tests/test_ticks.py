@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from sqlalchemy.orm import Session
 
 from remotegpu_hub import clients, workers
 from remotegpu_hub.clients import processes
+from remotegpu_hub.db import begin
+from remotegpu_hub.domain import inventory
 from remotegpu_hub.errors import Denied, NotFound, Unavailable
 from remotegpu_hub.observed import Server
 from remotegpu_hub.orm import (
@@ -27,6 +30,7 @@ from remotegpu_hub.orm import (
     EndReason,
     Gpu,
     Host,
+    HostStatus,
     Member,
     Quota,
     QuotaScope,
@@ -37,7 +41,7 @@ from remotegpu_hub.orm import (
 )
 from remotegpu_hub.runtime import Runtime, Settings
 from remotegpu_hub.workers import Fault, every, reconcile, sync
-from tests.worlds import A100, World, host
+from tests.worlds import A100, ADMIN, World, host
 
 POLITE = "import time; time.sleep(1000)"
 DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; open({0!r}, 'w'); time.sleep(1000)"
@@ -298,6 +302,26 @@ def test_the_first_sync_makes_users_their_own_workspaces_and_the_host(box: Box) 
     before = world.counters(), [world.read(fact) for fact in facts]
     box.sync()
     assert (world.counters(), [world.read(fact) for fact in facts]) == before, "nothing twice"
+
+
+def test_a_host_that_is_kept_as_what_it_is_not_is_put_right_though_it_did_not_change(box: Box) -> None:
+    """By an admin, or by another process that wrote later what it had seen before; not only in its turn."""
+    site, world = workers.box(box.runtime), World(box.runtime.engine, now())
+    many = [host(f"host-{number:02}", 0) for number in range(30)]
+    many[25] = replace(many[25], online=False)
+
+    async def hosts() -> list[Any]:
+        return many
+
+    object.__setattr__(site, "hosts", hosts)
+    asyncio.run(sync(box.runtime, site))
+    with begin(box.runtime.engine) as session:
+        inventory.set_host_status(session, name="host-25", status=HostStatus.ONLINE, actor=ADMIN, now=now())
+        inventory.set_host_status(session, name="host-07", status=HostStatus.MAINTENANCE, actor=ADMIN, now=now())
+    world.see(replace(many[20], online=False))
+    asyncio.run(sync(box.runtime, site))
+    kept = dict(world.read(select(Host.name, Host.status).where(Host.status != HostStatus.ONLINE)))
+    assert kept == {"host-25": HostStatus.OFFLINE, "host-07": HostStatus.MAINTENANCE}
 
 
 def test_sync_follows_who_comes_and_goes(box: Box) -> None:

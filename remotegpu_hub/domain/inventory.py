@@ -1,6 +1,6 @@
 """Hosts and GPUs as they were observed, and who holds each slot. Reality may shrink below what is held."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -147,12 +147,16 @@ def sync(session: Session, *, hosts: Iterable[ObservedHost], now: datetime) -> N
 
 def seen(session: Session, *, names: Collection[str], now: datetime) -> None:
     """Note that these hosts are there as they were."""
-    session.execute(
-        update(Host)
-        .where(Host.name.in_(names), Host.status != HostStatus.OFFLINE)
-        .values(last_seen_at=now)
-        .execution_options(synchronize_session=False)
-    )
+    here = (Host.name.in_(names), Host.status != HostStatus.OFFLINE)
+    session.execute(_locked(select(Host.id).where(*here).order_by(Host.name)))  # in everybody's order
+    session.execute(update(Host).where(*here).values(last_seen_at=now).execution_options(synchronize_session=False))
+
+
+def differing(session: Session, *, online: Mapping[str, bool]) -> set[str]:
+    """Those of these hosts that are kept as something else than they are: an admin may have set one online that is not,
+    or another process have written what it had seen before."""
+    kept = session.execute(select(Host.name, Host.status).where(Host.status != HostStatus.MAINTENANCE)).tuples()
+    return {name for name, status in kept if name in online and online[name] != (status == HostStatus.ONLINE)}
 
 
 def miss(session: Session, *, pool: str | None, seen: Collection[str], now: datetime) -> None:
