@@ -10,17 +10,29 @@ from remotegpu_hub.orm import (
     AllocationSlot,
     AllocationState,
     BillingRecord,
+    Environment,
+    EnvironmentState,
     GpuSlot,
     MemberMonth,
     PortMapping,
 )
+from remotegpu_hub.services.workspaces.runs import HOLDING
 
 
 def check(session: Session) -> None:
-    """Assert it, for slots, ports and the ledger. Hosts are compared by `World.check`, which counts them anew."""
+    """Assert it, for states, slots, ports and the ledger. Hosts are compared by `World.check`, which counts them anew."""
+    _check_states(session)
     _check_slots(session)
     _check_ports(session)
     _check_months(session)
+
+
+def _check_states(session: Session) -> None:
+    """An environment says that it holds something exactly while it has an open run; one that was deleted says nothing."""
+    there = select(Environment.id).where(Environment.state != EnvironmentState.DELETED)
+    runs = select(Allocation.environment_id).where(Allocation.state != AllocationState.ENDED)
+    held = set(session.scalars(runs.where(Allocation.environment_id.in_(there))))
+    assert held == set(session.scalars(select(Environment.id).where(Environment.state.in_(HOLDING))))
 
 
 def _check_slots(session: Session) -> None:

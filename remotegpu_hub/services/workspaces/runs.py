@@ -31,6 +31,8 @@ from ..base import hub_client
 from ..paging import Paging, page
 from .volumes import of_somebody_else
 
+HOLDING = (EnvironmentState.CREATING, EnvironmentState.RUNNING, EnvironmentState.STOPPING)
+"""States in which an environment has a run that is not over."""
 RESTART_SECONDS = 60
 """How long a restart waits for the stop: a pod takes some ten seconds."""
 
@@ -140,15 +142,15 @@ def listed(call: Call, query: Any) -> Any:
     if asked.search:
         query = query.where(fits(asked.search))
     if asked.running is not None:
-        holds = Environment.id.in_(select(Allocation.environment_id).where(Allocation.state != ENDED))
+        holds = Environment.state.in_(HOLDING)
         query = query.where(holds if asked.running else ~holds)
     one: Any = Environment
-    stopped = asked.state == EnvironmentState.STOPPED
-    if asked.running or asked.user is not None or (asked.state is not None and not stopped):
+    busy = asked.running or asked.state not in (None, EnvironmentState.STOPPED)
+    if busy:
+        query = query.where(Environment.state != STOPPED)
+    if busy or asked.user is not None:
         # Few of all: found first and sorted then. A database left alone walks all in the order of the list instead,
         # until it has met a page of those that are wanted.
-        if asked.state is not None and not stopped:
-            query = query.where(Environment.state != STOPPED)
         one = aliased(Environment, query.cte("few").prefix_with("MATERIALIZED"))
         query = select(one)
     query = query.options(selectinload(one.user), selectinload(one.workspace), selectinload(one.image))
