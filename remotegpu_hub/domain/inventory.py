@@ -209,10 +209,8 @@ def _sync_gpus(session: Session, host: Host, observed: Iterable[ObservedGpu]) ->
             session.flush()
         gpu.index, gpu.model, gpu.memory_mib = device.index, device.model, device.memory_mib
         gpu.foreign, gpu.missing = device.foreign, False
-        if not device.healthy:
-            gpu.status = GpuStatus.ERROR
-        elif gpu.status == GpuStatus.ERROR:
-            gpu.status = GpuStatus.AVAILABLE
+        if gpu.status != GpuStatus.MAINTENANCE:  # which only an admin ends
+            gpu.status = GpuStatus.AVAILABLE if device.healthy else GpuStatus.ERROR
         _sync_slots(gpu, host, device)
     for uuid, gpu in known.items():
         if uuid not in seen:

@@ -90,11 +90,12 @@ def test_a_gpu_that_cannot_be_used_is_not_given_until_it_is_back(
     world.check()
 
 
-def test_maintenance_of_a_gpu_survives_a_sync_and_an_error_does_not_end_it_for_ever(world: World):
+def test_maintenance_of_a_gpu_survives_syncs_and_an_error_of_the_device(world: World):
     with db.begin(world.engine) as session:
         inventory.set_gpu_status(session, uuid="host-1-GPU-0", status=GpuStatus.MAINTENANCE, actor=ADMIN, now=world.now)
-    world.see(ONE)
-    assert gpu_state(world, "host-1-GPU-0")[0] == "maintenance"
+    for seen in (ONE, changed(healthy=False), ONE):
+        world.see(seen)
+        assert gpu_state(world, "host-1-GPU-0")[0] == "maintenance"
     assert world.audit("gpu.status")[-1].detail == {
         "uuid": "host-1-GPU-0",
         "before": {"status": "available"},
