@@ -13,6 +13,12 @@ class Slot:
     gpu_millis: int = 1000
 
 
+def is_counted(uuid: str) -> bool:
+    """Whether a device goes by number alone, `RESOURCE#NUMBER`, since a device plugin only counts: which one is held
+    nobody can tell."""
+    return "#" in uuid
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A device as its driver (or the simulation) tells it."""

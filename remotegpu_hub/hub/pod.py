@@ -124,7 +124,7 @@ def _annotations(held: Held) -> dict[str, str]:
 
 def _gpu_annotations(held: Held, pool: Pool) -> dict[str, str]:
     if pool.binding == Binding.HAMI and held.gpus:
-        return {"nvidia.com/use-gpuuuid": ",".join(gpu.uuid for gpu in held.gpus)}
+        return {"nvidia.com/use-gpuuuid": ",".join(held.gpu_uuids)}
     return {}
 
 
@@ -158,7 +158,7 @@ def _env(given: Sequence[Object], held: Held, pool: Pool) -> list[Object]:
     if not held.gpus:
         ours.update(_HIDDEN)
     elif pool.binding == Binding.VISIBLE_DEVICES:
-        ours["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in held.gpus)
+        ours["NVIDIA_VISIBLE_DEVICES"] = ",".join(held.gpu_uuids)
         ours["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
     elif pool.binding == Binding.HAMI:
         ours["CUDA_DISABLE_CONTROL"] = "false"
@@ -280,7 +280,7 @@ def owner(pod: Object) -> Object:
 
 def claim_template(pod: Object, *, held: Held, hub_id: str) -> Object:
     """What asks for exactly the held GPUs by DRA (`resource.k8s.io/v1`), owned by the pod."""
-    uuids = ", ".join(f"'{gpu.uuid}'" for gpu in held.gpus)
+    uuids = ", ".join(f"'{uuid}'" for uuid in held.gpu_uuids)
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
@@ -297,7 +297,7 @@ def claim_template(pod: Object, *, held: Held, hub_id: str) -> Object:
                             "name": GPU_CLAIM,
                             "exactly": {
                                 "deviceClassName": "gpu.nvidia.com",
-                                "count": len(held.gpus),
+                                "count": len(held.gpu_uuids),
                                 "selectors": [
                                     {"cel": {"expression": f"device.attributes['gpu.nvidia.com'].uuid in [{uuids}]"}}
                                 ],

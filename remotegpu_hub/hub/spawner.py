@@ -26,6 +26,7 @@ from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
 from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..observed import is_counted
 from ..origin import address_of
 from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, PortService, User, Volume
 from ..runtime import Runtime, utcnow
@@ -50,11 +51,6 @@ class HeldGpu:
     """Of the whole device."""
     gpu_millis: int
     """Of the whole device, that the slot is."""
-
-    @property
-    def counted(self) -> bool:
-        """Which device it is nobody knows yet."""
-        return "#" in self.uuid
 
 
 @dataclass(frozen=True)
@@ -104,6 +100,11 @@ class Held:
     volumes: tuple[HeldVolume, ...] = ()
     ssh_keys: str = ""
     """The lines of `authorized_keys`, where it has a port for SSH."""
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """Each device once, however many shares of it are held: CUDA takes a list that repeats one for no device."""
+        return tuple(dict.fromkeys(gpu.uuid for gpu in self.gpus))
 
 
 @dataclass(frozen=True)
@@ -251,9 +252,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             words.translate(language, "Admitted to {workspace}: runs on {host}.", workspace=held.workspace,
                             host=held.host)
         )  # fmt: skip
-        for gpu in held.gpus:
-            if not gpu.counted:
-                self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=gpu.uuid))
+        for uuid in held.gpu_uuids:
+            if not is_counted(uuid):
+                self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=uuid))
         try:
             await self.prepare(held)
         except RemoteGPUError as error:

@@ -30,6 +30,7 @@ HELD = Held(
 NVIDIA = (HeldGpu("nvidia.com/gpu#0", 81920, 1000), HeldGpu("nvidia.com/gpu#3", 81920, 1000))
 NAMED = (HeldGpu("GPU-1", 81920, 1000), HeldGpu("GPU-2", 81920, 1000))
 SHARED = (HeldGpu("GPU-1", 81920, 250),)
+TWICE = (*SHARED, *SHARED, HeldGpu("GPU-2", 81920, 250))
 HIDDEN = {"AMD_VISIBLE_DEVICES": "", "ASCEND_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "",
           "HABANA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void", "ROCR_VISIBLE_DEVICES": ""}  # fmt: skip
 OPERATORS = {
@@ -238,6 +239,9 @@ CLAIM = [{"name": "gpu", "resourceClaimTemplateName": "rgpu-alice-41-01234567-gp
         pytest.param(NAMED, Pool("p", Binding.VISIBLE_DEVICES, runtime_class="own"), {},
                      {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
                      {"runtimeClassName": "own"}, {}, id="an own runtime class"),
+        pytest.param(TWICE, Pool("p", Binding.VISIBLE_DEVICES), {},
+                     {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+                     {"runtimeClassName": "nvidia"}, {}, id="two shares of a GPU, which is named once"),
         pytest.param(SHARED, Pool("p", Binding.HAMI),
                      {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "20480", "nvidia.com/gpucores": "25"},
                      {"CUDA_DISABLE_CONTROL": "false"}, {"schedulerName": "hami-scheduler"},
