@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -13,10 +14,9 @@ class Slot:
     gpu_millis: int = 1000
 
 
-def is_counted(uuid: str) -> bool:
-    """Whether a device goes by number alone, `RESOURCE#NUMBER`, since a device plugin only counts: which one is held
-    nobody can tell."""
-    return "#" in uuid
+COUNTED: Final = "#"
+"""In the name of a device that goes by number alone, `RESOURCE#NUMBER`, since a device plugin only counts: which one a
+run holds nobody can tell."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
 from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, StartFailed, Unavailable
-from ..observed import is_counted
+from ..observed import COUNTED
 from ..origin import address_of
 from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, PortService, User, Volume
 from ..runtime import Runtime, utcnow
@@ -253,7 +253,7 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
                             host=held.host)
         )  # fmt: skip
         for uuid in held.gpu_uuids:
-            if not is_counted(uuid):
+            if COUNTED not in uuid:
                 self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=uuid))
         try:
             await self.prepare(held)
