@@ -385,7 +385,8 @@ def _kept_pod(pod: Object) -> _Pod | None:
     }
 
     def held(container: Object) -> Object:
-        return {"name": container["name"], "resources": container.get("resources") or {}}
+        kept = {"name": container["name"], "resources": container.get("resources") or {}}
+        return {**kept, **({"restartPolicy": "Always"} if container.get("restartPolicy") == "Always" else {})}
 
     spec: dict[str, Any] = {"containers": [held(one) for one in pod["spec"]["containers"]]}
     if pod["spec"].get("initContainers"):

@@ -133,15 +133,24 @@ def is_others(pod: Object, hub_id: str) -> bool:
 def requests(pod: Object) -> dict[str, int]:
     """What the scheduler counts for a pod: `cpu` in thousandths, `memory` in bytes, extended resources in pieces.
 
-    As kube-scheduler does: the containers together, or the largest init container, plus the overhead.
+    As kube-scheduler does: the containers and the sidecars together, or the largest init container with the sidecars
+    that were begun before it, plus the overhead. A sidecar is an init container that runs on (KEP-753).
     """
     spec = pod["spec"]
     together: Counter[str] = Counter()
     for container in spec["containers"]:
         together.update(_of_container(container))
+    sidecars: Counter[str] = Counter()
+    most: Counter[str] = Counter()
     for container in spec.get("initContainers") or ():
-        for name, amount in _of_container(container).items():
-            together[name] = max(together[name], amount)
+        asked = Counter(_of_container(container))
+        if container.get("restartPolicy") == "Always":
+            together.update(asked)
+            sidecars.update(asked)
+            most |= sidecars
+        else:
+            most |= sidecars + asked
+    together |= most
     together.update({name: _amount(name, value) for name, value in (spec.get("overhead") or {}).items()})
     return dict(together)
 
