@@ -23,6 +23,8 @@ Object = Mapping[str, Any]
 PREFIX: Final = "remotegpu-hub/"
 HUB_LABEL: Final = PREFIX + "hub"
 ALLOCATION_LABEL: Final = PREFIX + "allocation"
+ATTEMPT_LABEL: Final = PREFIX + "attempt"
+"""Tells a run from one that had its number before the database was restored from a backup."""
 VOLUME_LABEL: Final = PREFIX + "volume"
 GPUS_ANNOTATION: Final = PREFIX + "gpus"
 """On a node whose pool binds by `visible-devices`: a JSON list of `{"uuid", "model", "memory_mib"}`."""

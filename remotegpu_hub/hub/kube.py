@@ -154,7 +154,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                 ))  # fmt: skip
 
     def _labels(self, held: Held) -> dict[str, str]:
-        return cluster.labels_of(self._hub_id, held.allocation_id)
+        return builder.worn_by(held, self._hub_id)
 
     def get_env(self) -> dict[str, Any]:
         env: dict[str, Any] = super().get_env()

@@ -43,6 +43,11 @@ def name_of(held: Held, hub_id: str) -> str:
     return f"rgpu-{who}{cluster.name_end(hub_id, held.allocation_id)}"
 
 
+def worn_by(held: Held, hub_id: str) -> dict[str, str]:
+    """The labels of every object of the run, by which a Service finds its pod."""
+    return cluster.worn_by(hub_id, held.allocation_id, held.attempt)
+
+
 def claim_template_name(held: Held, hub_id: str) -> str:
     return f"{name_of(held, hub_id)}-gpu"
 
@@ -106,7 +111,7 @@ def label_value(text: str) -> str:
 
 def _labels(held: Held, hub_id: str) -> dict[str, str]:
     return {
-        **cluster.labels_of(hub_id, held.allocation_id),
+        **worn_by(held, hub_id),
         f"{PREFIX}environment": str(held.environment_id),
         f"{PREFIX}workspace": label_value(held.workspace),
         f"{PREFIX}user": label_value(held.user_name),
@@ -115,7 +120,6 @@ def _labels(held: Held, hub_id: str) -> dict[str, str]:
 
 def _annotations(held: Held) -> dict[str, str]:
     return {
-        f"{PREFIX}attempt": held.attempt,
         f"{PREFIX}workspace": held.workspace,
         f"{PREFIX}environment": held.display_name,
         f"{PREFIX}image": held.image,
@@ -216,7 +220,7 @@ def service(pod: Object, *, held: Held, hub_id: str) -> Object | None:
     ports = [port for port in held.ports if not port.at]
     if not ports:
         return None
-    labels = cluster.labels_of(hub_id, held.allocation_id)
+    labels = worn_by(held, hub_id)
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -239,7 +243,7 @@ def ingress(pod: Object, *, held: Held, hub_id: str, settings: Object) -> tuple[
     ports = [port for port in held.ports if port.at]
     if not ports:
         return None
-    labels = cluster.labels_of(hub_id, held.allocation_id)
+    labels = worn_by(held, hub_id)
     name = f"{pod['metadata']['name']}-web"
     by_host: dict[str, list[Object]] = {}
     for port in ports:
@@ -286,7 +290,7 @@ def claim_template(pod: Object, *, held: Held, hub_id: str) -> Object:
         "kind": "ResourceClaimTemplate",
         "metadata": {
             "name": claim_template_name(held, hub_id),
-            "labels": cluster.labels_of(hub_id, held.allocation_id),
+            "labels": worn_by(held, hub_id),
             "ownerReferences": [owner(pod)],
         },
         "spec": {

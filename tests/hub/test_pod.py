@@ -87,7 +87,7 @@ VENDORS = [
     for key in ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi")
 ]
 BOUND = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "privileged": False}
-LABELS = {"remotegpu-hub/hub": HUB, "remotegpu-hub/allocation": "41"}
+LABELS = {"remotegpu-hub/hub": HUB, "remotegpu-hub/allocation": "41", "remotegpu-hub/attempt": "f00"}
 
 
 def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
@@ -105,7 +105,7 @@ def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
             "name": "rgpu-alice-41-01234567",
             "labels": {**LABELS, "remotegpu-hub/environment": "3", "remotegpu-hub/user": "alice",
                        "remotegpu-hub/workspace": "lab"},
-            "annotations": {"remotegpu-hub/attempt": "f00", "remotegpu-hub/workspace": "lab",
+            "annotations": {"remotegpu-hub/workspace": "lab",
                             "remotegpu-hub/environment": "My notebook", "remotegpu-hub/image": HELD.image},
         },
         "spec": {
@@ -197,7 +197,7 @@ def whole(
             "name": "rgpu-alice-41-01234567",
             "labels": {**labels, **LABELS, "remotegpu-hub/environment": "3", "remotegpu-hub/user": "alice",
                        "remotegpu-hub/workspace": "lab"},
-            "annotations": {**annotations, "remotegpu-hub/attempt": "f00", "remotegpu-hub/workspace": "lab",
+            "annotations": {**annotations, "remotegpu-hub/workspace": "lab",
                             "remotegpu-hub/environment": "My notebook", "remotegpu-hub/image": HELD.image},
         },
         "spec": {
