@@ -18,6 +18,8 @@ from .spawner import Held, HeldVolume
 
 Object = dict[str, Any]
 
+MADE: Final = PREFIX + "made"
+"""On a claim: when its volume was made."""
 SHM: Final = "shm"
 GPU_CLAIM: Final = "gpu"
 OURS: Final = frozenset(
@@ -335,7 +337,7 @@ def claim(
         VOLUME_LABEL: str(volume.id),
         f"{PREFIX}workspace": label_value(held.workspace),
     }
-    annotations = {f"{PREFIX}workspace": held.workspace}
+    annotations = {f"{PREFIX}workspace": held.workspace, **({MADE: volume.made_at} if volume.made_at else {})}
     if volume.kind == "home":
         labels[f"{PREFIX}user"] = label_value(held.user_name)
         annotations[f"{PREFIX}user"] = held.user_name
@@ -345,3 +347,10 @@ def claim(
         "metadata": {"name": claim_name(volume, hub_id), "labels": labels, "annotations": annotations},
         "spec": spec,
     }
+
+
+def is_of(claim: Object, volume: HeldVolume) -> bool:
+    """Whether a claim of the volume's name is the volume's. One that says that it was made at another time got its
+    number before the database was restored from a backup, and holds somebody's files; an old one says nothing."""
+    made = (claim["metadata"].get("annotations") or {}).get(MADE, "")
+    return made in ("", volume.made_at)

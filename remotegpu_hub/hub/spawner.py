@@ -72,6 +72,8 @@ class HeldVolume:
     """`home` or `shared`."""
     id: int
     size_bytes: int
+    made_at: str = ""
+    """ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -650,7 +652,9 @@ def _held(allocation: Allocation, storage: Sequence[Volume], ssh_keys: str) -> H
             HeldPort(one.service.value, one.internal_port, one.external_port, at=one.address if one.url else "")
             for one in allocation.ports
         ),
-        volumes=tuple(HeldVolume(one.kind.value, one.id, one.size_bytes) for one in storage),
+        volumes=tuple(
+            HeldVolume(one.kind.value, one.id, one.size_bytes, one.created_at.isoformat()) for one in storage
+        ),
         ssh_keys=ssh_keys,
     )
 

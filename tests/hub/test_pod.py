@@ -393,6 +393,15 @@ def test_a_volume_is_a_claim_that_nothing_owns(kind: str) -> None:
     }  # fmt: skip
 
 
+def test_a_claim_that_was_made_for_another_volume_of_the_same_number_is_not_taken() -> None:
+    """As after a backup of the database was restored: the files in it are somebody else's."""
+    volume = HeldVolume("home", 9, 2**33, "2026-11-27T09:00:00+00:00")
+    claim = builder.claim(volume, held=HELD, hub_id=HUB, storage_class=None)
+    assert builder.is_of(claim, volume)
+    assert builder.is_of(builder.claim(replace(volume, made_at=""), held=HELD, hub_id=HUB, storage_class=None), volume)
+    assert not builder.is_of(claim, replace(volume, made_at="2026-11-27T10:00:00+00:00"))
+
+
 def test_a_home_can_be_for_many_hosts() -> None:
     home = HeldVolume("home", 9, 2**33)
     claim = builder.claim(home, held=HELD, hub_id=HUB, storage_class="nfs", home_modes=["ReadWriteMany"])
@@ -445,7 +454,11 @@ def manifests() -> list[Any]:
         pytest.param(complete(held), OLDEST, id="pod, ssh"),
         pytest.param(builder.service(POD, held=held, hub_id=HUB), OLDEST, id="service"),
         pytest.param(
-            builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), OLDEST, id="claim"
+            builder.claim(
+                HeldVolume("home", 9, 2**30, "2026-11-27T09:00:00+00:00"), held=HELD, hub_id=HUB, storage_class=None
+            ),
+            OLDEST,
+            id="claim",
         ),
         pytest.param(builder.claim_template(POD, held=held, hub_id=HUB), "1.34", id="claim template"),
         *(pytest.param(rule, OLDEST, id=rule["kind"]) for rule in rules),
