@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,11 @@ class Slot:
     model: str
     """The slot's own model name: `A100-80GB`, `A100-80GB/4` for a share of four."""
     gpu_millis: int = 1000
+
+
+COUNTED: Final = "#"
+"""In the name of a device that goes by number alone, `RESOURCE#NUMBER`, since a device plugin only counts: which one a
+run holds nobody can tell."""
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ class Settings:
             if self.ingress
             else None,
             max_gpus=self.max_gpus,
+            single_models=pools.single_models(pools.read(self.pools)),
             default_cpu_millis=self.default_cpu_millis,
             default_memory_bytes=self.default_memory_bytes,
             port_address="" if self.local else ports.ANY_NODE,

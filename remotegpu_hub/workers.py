@@ -555,18 +555,38 @@ def follow_budgets(runtime: Runtime) -> None:
 
 
 async def stop_due(runtime: Runtime, stop: Callable[[str, str], Awaitable[object]]) -> int:
-    """Stop what has reached its deadline: the reason is kept first, then the hub is asked. Where the hub does not do
-    it, the reconciler finds an end that was not finished. Returns how many.
+    """Stop what has reached its deadline, several side by side: the reason is kept first, then the hub is asked. Where
+    the hub does not do it, the reconciler finds an end that was not finished. Returns how many.
+
+    The hub knows servers by name alone: a run that has ended by itself meanwhile may have a successor that nobody wants
+    to stop, so each is looked at just before.
 
     Raises: Unavailable when the database cannot be asked.
     """
     late = await asyncio.to_thread(_begin_to_end, runtime)
-    for one in late:
-        try:
-            await stop(one.user_name, one.server_name)
-        except RemoteGPUError as error:
-            log.warning("%s of %s was not stopped by the hub: %s", one.server_name or "server", one.user_name, error)
+    at_work = asyncio.Semaphore(AT_ONCE)
+
+    async def end(one: Due) -> None:
+        async with at_work:
+            if not await asyncio.to_thread(_holds, runtime, one):
+                return
+            try:
+                await stop(one.user_name, one.server_name)
+            except RemoteGPUError as error:
+                log.warning(
+                    "%s of %s was not stopped by the hub: %s", one.server_name or "server", one.user_name, error
+                )
+
+    for error in await asyncio.gather(*map(end, late), return_exceptions=True):
+        if error is not None:
+            raise error
     return len(late)
+
+
+def _holds(runtime: Runtime, one: Due) -> bool:
+    with begin(runtime.engine, read_only=True) as session:
+        run = allocations.by_attempt(session, attempt=one.attempt)
+        return run is not None and run.state != AllocationState.ENDED
 
 
 def _begin_to_end(runtime: Runtime) -> list[Due]:

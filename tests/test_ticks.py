@@ -24,9 +24,11 @@ from remotegpu_hub.domain import inventory
 from remotegpu_hub.errors import Denied, NotFound, Unavailable
 from remotegpu_hub.observed import Server
 from remotegpu_hub.orm import (
+    Allocation,
     AllocationState,
     AuditEntry,
     Budget,
+    Deadline,
     EndReason,
     Gpu,
     Host,
@@ -256,6 +258,55 @@ def test_an_end_that_takes_long_holds_up_no_other(box: Box, monkeypatch: pytest.
     assert sorted(asked) == [first.id, second.id, third.id]
     assert [one.id for one in world.open_runs()] == [second.id]
     world.check()
+
+
+def due_now(world: World, *names: str) -> list[Allocation]:
+    """A run of each of these users, whose time is over."""
+    runs = [world.run(name, gpus=1) for name in names]
+    with begin(world.engine) as session:
+        session.add_all(
+            Deadline(allocation_id=run.id, reason=EndReason.BUDGET, at=now() - timedelta(seconds=60 - number),
+                     message="It is over.")
+            for number, run in enumerate(runs)
+        )  # fmt: skip
+    return runs
+
+
+def test_what_is_due_is_stopped_side_by_side(box: Box) -> None:
+    world = box.furnish()
+    runs = due_now(world, "alice", "bob", "carol")
+    asked: list[str] = []
+    all_asked = asyncio.Event()
+
+    async def stop(user: str, _server: str) -> None:
+        asked.append(user)
+        if len(asked) == 3:
+            all_asked.set()
+        if user == "bob":
+            raise Unavailable("The hub does not answer.")
+        async with asyncio.timeout(20):
+            await all_asked.wait()
+
+    assert asyncio.run(workers.stop_due(box.runtime, stop)) == 3
+    assert sorted(asked) == ["alice", "bob", "carol"]
+    assert [world.allocation(run.attempt).end_reason for run in runs] == [EndReason.BUDGET] * 3
+
+
+def test_the_next_run_of_a_server_whose_last_one_was_due_goes_on(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended by itself and was started anew while others were stopped."""
+    monkeypatch.setattr(workers, "AT_ONCE", 1)
+    world = box.furnish()
+    _first, over = due_now(world, "alice", "bob")
+    asked: list[str] = []
+
+    async def stop(user: str, _server: str) -> None:
+        asked.append(user)
+        world.end(over.attempt)
+        world.run("bob", gpus=1)
+
+    asyncio.run(workers.stop_due(box.runtime, stop))
+    assert asked == ["alice"]
+    assert [one.state for one in world.open_runs()] == [AllocationState.ENDING, AllocationState.ACTIVE]
 
 
 def test_without_the_hubs_word_nothing_is_decided(box: Box) -> None:

@@ -53,6 +53,7 @@ class Doctor(Command):
                 inside: list[Finding] = list(books.check_all(session, now))
             yield from inside
             yield from machine.check_runs(self.place, self.engine, now)
+            yield from machine.check_numbers(self.place, self.engine)
         except (RemoteGPUError, SQLAlchemyError) as error:
             yield problem("database", _said(error))
 

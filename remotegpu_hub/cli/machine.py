@@ -1,6 +1,7 @@
-"""What `remotegpu doctor` looks at outside the database's tables: versions, the configuration, files, control groups
-and the processes of open runs. Nothing is changed."""
+"""What `remotegpu doctor` looks at outside the database's tables: versions, the configuration, files, control groups,
+the processes of open runs, and what has the hub's mark on the cluster. Nothing is changed."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -19,7 +20,8 @@ from ..db import begin
 from ..domain import allocations
 from ..errors import RemoteGPUError
 from ..hub import wiring
-from ..orm import AllocationState, TickLease
+from ..orm import PREFIX, AllocationState, TickLease
+from ..runtime import Runtime
 from . import database
 from .database import Place
 from .findings import Findings, ok, problem, some, warn
@@ -201,3 +203,46 @@ def check_runs(place: Place, engine: Engine, now: datetime) -> Findings:
         yield problem("runs", f"run, but are not held: {some([str(one) for one in leaked])}. {advice}")
     if not (gone or stuck or leaked):
         yield ok("runs", f"{len(open_runs)} held, and as the processes are.")
+
+
+_LAST_GIVEN = {
+    "postgresql": "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(:name, 'id')::regclass), 0)",
+    "sqlite": "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = :name",
+}
+"""The last number that the database gave to a row of a table."""
+
+
+def check_numbers(place: Place, engine: Engine) -> Findings:
+    """Whether something on the cluster has a number that the database has still to give: the next run or volume of that
+    number would meet it."""
+    if place.running is None or place.running.local:
+        return
+    try:
+        worn = asyncio.run(_numbers_worn(Runtime(place.running)))
+    except RemoteGPUError as error:
+        yield warn("numbers", str(error))
+        return
+    with engine.connect().execution_options(read_only=True) as connection:
+        given = {
+            name: int(connection.scalar(text(_LAST_GIVEN[engine.dialect.name]), {"name": PREFIX + name}) or 0)
+            for name in worn
+        }
+    early = [f"{name} {number}" for name in worn for number in sorted(worn[name]) if number > given[name]]
+    if early:
+        highest = ", ".join(f"{name} {max(worn[name] | {given[name]})}" for name in worn)
+        told = f"the cluster has what the database has still to give, as after a backup was restored: {some(early)}."
+        advice = f"The highest are {highest}: see *Restore a backup* in the admin guide."
+        yield problem("numbers", f"{told} {advice}")
+    else:
+        yield ok("numbers", "the database gave all those that the cluster has.")
+
+
+async def _numbers_worn(runtime: Runtime) -> dict[str, set[int]]:
+    """Those of runs and of volumes that whatever has this hub's mark wears, by the name of their table."""
+    site = workers.site_of(runtime)
+    try:
+        runs, parts = await site.runs(), await site.parts()
+    finally:
+        await site.close()
+    of_runs = {run.allocation_id for run in runs} | {part.allocation_id for part in parts if part.allocation_id}
+    return {"allocations": of_runs, "volumes": {part.volume_id for part in parts if part.volume_id}}

@@ -1,14 +1,14 @@
 """A Kubernetes cluster as a place where runs live: what it has, what runs there, and how one is ended for certain.
 
-Everything that belongs to a run wears two labels, this hub's and the allocation's number; nothing without this hub's
-label is ever touched."""
+Everything that belongs to a run wears this hub's label, the allocation's number and the attempt that it is; nothing
+without this hub's label is ever touched."""
 
 import asyncio
 import contextlib
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import ModuleType
@@ -31,7 +31,7 @@ from .kubernetes import (
     Mirror,
     Object,
 )
-from .nodes import ALLOCATION_LABEL, HUB_LABEL, PREFIX, VOLUME_LABEL
+from .nodes import ALLOCATION_LABEL, ATTEMPT_LABEL, HUB_LABEL, PREFIX, VOLUME_LABEL
 from .pools import Binding, Pool, of
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,14 @@ KEYS_ANNOTATION: Final = PREFIX + "ssh-keys"
 
 
 def labels_of(hub_id: str, allocation_id: int) -> dict[str, str]:
-    """What every object of a run wears."""
+    """By what everything of a run is found."""
     return {HUB_LABEL: hub_id, ALLOCATION_LABEL: str(allocation_id)}
+
+
+def worn_by(hub_id: str, allocation_id: int, attempt: str) -> dict[str, str]:
+    """What every object of a run wears, and no object of another one: a database that was restored from a backup gives
+    numbers again that pods of its later life still wear, but never an attempt."""
+    return {**labels_of(hub_id, allocation_id), ATTEMPT_LABEL: attempt}
 
 
 def name_end(hub_id: str, allocation_id: int) -> str:
@@ -61,6 +67,14 @@ def name_end(hub_id: str, allocation_id: int) -> str:
 
 def selector(labels: dict[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+def newest(of_runs: Iterable[Object]) -> list[Object]:
+    """The pods without those whose number another one wears that was made later: that one is the run which the database
+    means, and an older one had the number before a backup was restored."""
+    by_age = sorted(of_runs, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
+    kept = {pod["metadata"]["labels"][ALLOCATION_LABEL]: pod for pod in by_age}
+    return sorted(kept.values(), key=lambda pod: str(pod["metadata"]["name"]))
 
 
 async def end(kubernetes: Kubernetes, namespace: str, hub_id: str, allocation_id: int, *, grace_seconds: int) -> bool:
@@ -263,7 +277,7 @@ class Cluster:
         listed = await kubernetes.list(PODS, self._namespace, labels=f"{HUB_LABEL}={self._hub_id},{ALLOCATION_LABEL}")
         ready = {node["metadata"]["name"]: nodes.is_ready(node) for node in (await kubernetes.list(NODES)).items}
         found = []
-        for pod in listed.items:
+        for pod in newest(listed.items):
             if _number(pod["metadata"]["labels"][ALLOCATION_LABEL]) is None:
                 log.warning("pods/%s is unknown to the database, and is left alone", pod["metadata"]["name"])
                 continue
@@ -307,7 +321,7 @@ class Cluster:
         found = (await kubernetes.list(PODS, self._namespace, labels=ours)).items
         if not found:
             raise NotFound("What it printed")
-        name = found[0]["metadata"]["name"]
+        name = newest(found)[0]["metadata"]["name"]
         try:
             printed = kubernetes.logs(
                 name, self._namespace, container=pods.CONTAINER, tail=tail, follow=follow, since=since
@@ -385,7 +399,8 @@ def _kept_pod(pod: Object) -> _Pod | None:
     }
 
     def held(container: Object) -> Object:
-        return {"name": container["name"], "resources": container.get("resources") or {}}
+        kept = {"name": container["name"], "resources": container.get("resources") or {}}
+        return {**kept, **({"restartPolicy": "Always"} if container.get("restartPolicy") == "Always" else {})}
 
     spec: dict[str, Any] = {"containers": [held(one) for one in pod["spec"]["containers"]]}
     if pod["spec"].get("initContainers"):

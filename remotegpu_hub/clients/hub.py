@@ -19,6 +19,10 @@ PAGE_SIZE: Final = 25
 """Users that a page has. The hub makes a page in one go, some 1.6 ms for each server of theirs, and nobody else is
 answered meanwhile: with 200 users of ten servers each that was three seconds."""
 TRIES: Final = 3
+ACT_SECONDS: Final = 30.0
+"""How long a start or a stop is waited for. The hub answers "it is under way" only when its own `slow_spawn_timeout` or
+`slow_stop_timeout` is over, 10 s unless the operator says otherwise: who gives up as early never hears it, though the
+server starts all the same."""
 LOOK_SECONDS: Final = 0.5
 FIRST_PAUSE_SECONDS: Final = 0.2
 LIST_ROUNDS: Final = 5
@@ -30,15 +34,16 @@ class HubClient:
     """Asks one hub with one token; an async context manager.
 
     Needs the scopes `list:users`, `read:servers` and, to start and stop servers, `start:servers` and `delete:servers`.
-    Environment proxies are not used: the hub is near, and its token goes nowhere else.
+    Environment proxies are not used: the hub is near, and its token goes nowhere else. `timeout_seconds` is for what is
+    read; what starts, stops or drops a server is waited for `ACT_SECONDS`.
     """
 
     def __init__(self, api_url: str, token: str, timeout_seconds: float = 10.0, *, page_size: int = PAGE_SIZE) -> None:
         self._page_size = page_size
+        self._read_seconds = timeout_seconds
         self._client = httpx.AsyncClient(
             base_url=api_url.rstrip("/") + "/",
             headers={"Authorization": f"token {token}"},
-            timeout=timeout_seconds,
             trust_env=False,
         )
 
@@ -158,8 +163,11 @@ class HubClient:
         self, method: str, path: str, query: Mapping[str, str | int] | None = None, *, body: Any = None,
         refusals: bool = False,
     ) -> httpx.Response:  # fmt: skip
+        seconds = self._read_seconds if method == "GET" else ACT_SECONDS
         try:
-            answer = await self._client.request(method, path, params=query, headers={"Accept": _PAGINATED}, json=body)
+            answer = await self._client.request(
+                method, path, params=query, headers={"Accept": _PAGINATED}, json=body, timeout=seconds
+            )
         except httpx.TimeoutException as error:
             raise Unavailable("The hub did not answer in time; nothing is known.") from error
         except httpx.HTTPError as error:

@@ -169,7 +169,9 @@ class Kubernetes:
                 worn = there["metadata"].get("labels") or {}
                 if all(worn.get(key) == value for key, value in labels.items()):
                     return there
-                raise Conflict("{what} {name} exists and is not this hub's.", what=kind.plural, name=name) from error
+                raise Conflict(
+                    "{what} {name} is there already, of something else.", what=kind.plural, name=name
+                ) from error
             except Unavailable as error:
                 log.info("Making %s %s again: %s", kind.plural, name, error)
                 await _pause(turn, error.facts.get("after_seconds"))

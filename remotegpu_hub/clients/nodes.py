@@ -23,6 +23,8 @@ Object = Mapping[str, Any]
 PREFIX: Final = "remotegpu-hub/"
 HUB_LABEL: Final = PREFIX + "hub"
 ALLOCATION_LABEL: Final = PREFIX + "allocation"
+ATTEMPT_LABEL: Final = PREFIX + "attempt"
+"""Tells a run from one that had its number before the database was restored from a backup."""
 VOLUME_LABEL: Final = PREFIX + "volume"
 GPUS_ANNOTATION: Final = PREFIX + "gpus"
 """On a node whose pool binds by `visible-devices`: a JSON list of `{"uuid", "model", "memory_mib"}`."""
@@ -133,15 +135,24 @@ def is_others(pod: Object, hub_id: str) -> bool:
 def requests(pod: Object) -> dict[str, int]:
     """What the scheduler counts for a pod: `cpu` in thousandths, `memory` in bytes, extended resources in pieces.
 
-    As kube-scheduler does: the containers together, or the largest init container, plus the overhead.
+    As kube-scheduler does: the containers and the sidecars together, or the largest init container with the sidecars
+    that were begun before it, plus the overhead. A sidecar is an init container that runs on (KEP-753).
     """
     spec = pod["spec"]
     together: Counter[str] = Counter()
     for container in spec["containers"]:
         together.update(_of_container(container))
+    sidecars: Counter[str] = Counter()
+    most: Counter[str] = Counter()
     for container in spec.get("initContainers") or ():
-        for name, amount in _of_container(container).items():
-            together[name] = max(together[name], amount)
+        asked = Counter(_of_container(container))
+        if container.get("restartPolicy") == "Always":
+            together.update(asked)
+            sidecars.update(asked)
+            most |= sidecars
+        else:
+            most |= sidecars + asked
+    together |= most
     together.update({name: _amount(name, value) for name, value in (spec.get("overhead") or {}).items()})
     return dict(together)
 

@@ -38,7 +38,7 @@ class Pool:
     scheduler_name: str = ""
     runtime_class: str = ""
     shares: Mapping[str, int] = field(default_factory=dict)
-    """Equal shares of a GPU by model, for HAMi, which enforces them."""
+    """Equal shares of a GPU by model: for HAMi, which enforces them, or for `visible-devices`, where nothing does."""
     simulated: bool = False
     """Its GPUs do not exist, and every page says so."""
 
@@ -72,11 +72,22 @@ def read(given: Sequence[Any]) -> list[Pool]:
             raise Invalid("tolerations of the pool {name} are dictionaries, as Kubernetes writes them.", name=name)
         if not all(type(count) is int and count > 1 for count in dict(one.get("shares", {})).values()):
             raise Invalid("shares of the pool {name} are numbers from 2 on, by GPU model.", name=name)
+        if one.get("shares") and binding not in (Binding.HAMI, Binding.VISIBLE_DEVICES):
+            raise Invalid("the pool {name} cannot have shares: {binding} gives whole devices, or what the device "
+                          "plugin itself makes of them.", name=name, binding=binding)  # fmt: skip
         pools.append(Pool(**{**one, "binding": binding}))
     names = [pool.name for pool in pools]
     if len(set(names)) < len(names):
         raise Invalid("two pools have the same name.")
     return pools
+
+
+def single_models(pools: Sequence[Pool]) -> frozenset[str]:
+    """Models of shares of which a run can hold one: HAMi takes each device that a pod asks for from another GPU, so two
+    shares of the same GPU never find a place."""
+    return frozenset(
+        f"{model}/{count}" for pool in pools if pool.binding == Binding.HAMI for model, count in pool.shares.items()
+    )
 
 
 def _is_texts(given: Any) -> bool:

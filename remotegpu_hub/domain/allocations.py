@@ -29,7 +29,7 @@ from ..orm import (
     VolumeKind,
 )
 from ..units import ceil_second, floor_second
-from . import budgets, environments, placement, ports, prices, quotas, volumes
+from . import budgets, environments, inventory, placement, ports, prices, quotas, volumes
 from .audit import SYSTEM, Actor, record
 from .environments import Rules, Wish
 from .quotas import Resources
@@ -395,6 +395,13 @@ def give_back(session: Session, allocation: Allocation) -> None:
         .values(open=False)
         .execution_options(synchronize_session=False)
     )
+    out_of_work = (
+        select(GpuSlot.id)
+        .join(AllocationSlot, AllocationSlot.slot_id == GpuSlot.id)
+        .where(AllocationSlot.allocation_id == allocation.id, ~GpuSlot.usable)
+    )
+    if held.gpu_slots and session.scalar(out_of_work.limit(1)) is not None:  # it counted as usable while it was held
+        inventory.recount(session, host_id=allocation.host_id)
     ports.give_back(session, allocation_id=allocation.id)
     session.execute(delete(Deadline).where(Deadline.allocation_id == allocation.id))
 

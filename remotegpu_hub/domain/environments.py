@@ -201,6 +201,8 @@ class Rules:
     port_ranges: Ranges = field(default_factory=dict)
     ingress: Ingress | None = None
     max_gpus: int = 8
+    single_models: frozenset[str] = frozenset()
+    """GPU models of which a run can hold one."""
     default_cpu_millis: int = 1000
     default_memory_bytes: int = 2 * GIB
     min_memory_bytes: int = 64 * 2**20
@@ -291,6 +293,12 @@ def resolve(
     flavor, gpu_model, gpus, cpu, memory = _resources(session, workspace, choice, kept, rules)
     if gpus > rules.max_gpus:
         raise Invalid("At most {limit} GPUs can be asked for at once.", limit=rules.max_gpus)
+    if gpus > 1 and gpu_model in rules.single_models:
+        raise Invalid(
+            "{value} is a share of a GPU, and an environment can hold only one of these. Ask for one, or for whole "
+            "GPUs.",
+            value=gpu_model,
+        )
     if cpu < 1 or memory < rules.min_memory_bytes:
         raise Invalid("Ask for some CPU and at least {memory} of memory.", memory=show_bytes(rules.min_memory_bytes))
     if gpus and gpu_model not in inventory.known_models(session):

@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, selectinload
 
 from ..errors import Conflict, NotFound
+from ..observed import COUNTED
 from ..observed import Gpu as ObservedGpu
 from ..observed import Host as ObservedHost
 from ..orm import (
@@ -99,7 +100,8 @@ def holders(session: Session, *, host: str | None = None, gpu_ids: Collection[in
 
 
 def stock(session: Session) -> list[ModelStock]:
-    """Count what is usable and free of each model on hosts that are online."""
+    """Count what is usable and free of each model on hosts that are online. A model of which only holders of an older
+    split are left is not offered any more."""
     free = case((HostModel.used < HostModel.usable, HostModel.usable - HostModel.used), else_=0)
     counts = session.execute(
         select(
@@ -125,7 +127,9 @@ def stock(session: Session) -> list[ModelStock]:
     }
     result = []
     for model, usable, free_slots, hosts_free, simulated in counts:
-        memory, millis = sizes.get(model, (0, 1000))
+        if model not in sizes:
+            continue
+        memory, millis = sizes[model]
         result.append(
             ModelStock(
                 model, memory * millis // 1000, millis, int(usable), int(free_slots), int(hosts_free), bool(simulated)
@@ -213,10 +217,8 @@ def _sync_gpus(session: Session, host: Host, observed: Iterable[ObservedGpu]) ->
             session.flush()
         gpu.index, gpu.model, gpu.memory_mib = device.index, device.model, device.memory_mib
         gpu.foreign, gpu.missing = device.foreign, False
-        if not device.healthy:
-            gpu.status = GpuStatus.ERROR
-        elif gpu.status == GpuStatus.ERROR:
-            gpu.status = GpuStatus.AVAILABLE
+        if gpu.status != GpuStatus.MAINTENANCE:  # which only an admin ends
+            gpu.status = GpuStatus.AVAILABLE if device.healthy else GpuStatus.ERROR
         _sync_slots(gpu, host, device)
     for uuid, gpu in known.items():
         if uuid not in seen:
@@ -238,15 +240,22 @@ def _sync_slots(gpu: Gpu, host: Host, device: ObservedGpu) -> None:
 def recount(session: Session, *, host_id: int) -> None:
     """Rewrite everything that is derived of a host: usable slots, what is held, the score.
 
+    A slot that is held counts as usable though its GPU was taken out meanwhile: else it would be missing twice, and a
+    healthy free one would be given to nobody. Not so where a device plugin only counts: which device a run holds there
+    nobody knows, so what is out of work is taken from what may be free.
+
     The row lock on the host keeps admissions out, so the sums cannot be overtaken.
     """
     host = session.scalars(_locked(select(Host).where(Host.id == host_id))).one()
     _mark_usable(session, host_id)
+    kept = AllocationSlot.slot_id.is_not(None) & ~Gpu.uuid.contains(COUNTED)
     usable = {
         model: (count, millis)
         for model, count, millis in session.execute(
             select(GpuSlot.model, func.count(), func.sum(GpuSlot.gpu_millis))
-            .where(GpuSlot.host_id == host_id, GpuSlot.usable)
+            .join(Gpu, Gpu.id == GpuSlot.gpu_id)
+            .outerjoin(AllocationSlot, (AllocationSlot.slot_id == GpuSlot.id) & AllocationSlot.open)
+            .where(GpuSlot.host_id == host_id, GpuSlot.usable | kept)
             .group_by(GpuSlot.model)
         )
     }

@@ -9,7 +9,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict, NotFound
-from ..orm import DELETED, ENDED, Allocation, Environment, Volume, VolumeKind
+from ..orm import DELETED, ENDED, Allocation, Environment, User, Volume, VolumeKind, Workspace
 from .audit import Actor, record
 
 Sizes = Mapping[VolumeKind, int]
@@ -90,10 +90,17 @@ def ensure(
 
 
 def delete(session: Session, *, volume_id: int, actor: Actor, now: datetime) -> Volume:
-    """Give a volume up, with all that is in it. Raises: NotFound, Conflict while a run sees it."""
-    volume = session.get(Volume, volume_id, with_for_update=True)
-    if volume is None or volume.deleted_at is not None:
-        raise NotFound("The volume")
+    """Give a volume up, with all that is in it. Raises: NotFound, Conflict while a run sees it.
+
+    The lock on its user, or on the workspace that shares it, is the one that admissions take: who came before has a run
+    that is found here, who comes after makes a volume of their own.
+    """
+    volume = _live(session.get(Volume, volume_id))
+    owner = select(User.id).where(User.id == volume.user_id)
+    if volume.user_id is None:
+        owner = select(Workspace.id).where(Workspace.id == volume.workspace_id)
+    session.execute(owner.with_for_update(key_share=True))
+    volume = _live(session.get(Volume, volume_id, with_for_update=True, populate_existing=True))
     seen = select(Allocation.id).where(Allocation.workspace_id == volume.workspace_id, Allocation.state != ENDED)
     if volume.user_id is not None:
         seen = seen.where(Allocation.user_id == volume.user_id)
@@ -102,6 +109,12 @@ def delete(session: Session, *, volume_id: int, actor: Actor, now: datetime) -> 
     volume.deleted_at = now
     session.flush()
     record(session, actor=actor, action="volume.delete", entity="volume", entity_id=volume.id, now=now)
+    return volume
+
+
+def _live(volume: Volume | None) -> Volume:
+    if volume is None or volume.deleted_at is not None:
+        raise NotFound("The volume")
     return volume
 
 

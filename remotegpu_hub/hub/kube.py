@@ -129,7 +129,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
 
     async def _ensure_claim(self, volume: HeldVolume, held: Held) -> None:
         """Make the volume's claim, or let it grow. One that the cluster does not let grow stays as it is, and the
-        start goes on."""
+        start goes on. Raises: Conflict when another volume has its name."""
         shared = volume.kind == VolumeKind.SHARED and self.runtime.settings.shared_storage_class
         wanted = builder.claim(
             volume, held=held, hub_id=self._hub_id, storage_class=shared or self.storage_class,
@@ -139,6 +139,12 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
             there = await self.cluster.get(VOLUME_CLAIMS, wanted["metadata"]["name"], self.namespace)
         except NotFound:
             there = await self.cluster.ensure(VOLUME_CLAIMS, wanted, self.namespace, labels={HUB_LABEL: self._hub_id})
+        if not builder.is_of(there, volume):
+            raise Conflict(
+                "The cluster has a volume {name} that this hub's database does not know, as after a backup was "
+                "restored. Ask an admin of the hub to run `remotegpu doctor`.",
+                name=wanted["metadata"]["name"],
+            )
         size = there["spec"]["resources"]["requests"]["storage"]
         if quantity(size) < volume.size_bytes:
             try:
@@ -154,7 +160,7 @@ class RemoteGPUKubeSpawner(RemoteGPUMixin, KubeSpawner):  # type: ignore[misc]
                 ))  # fmt: skip
 
     def _labels(self, held: Held) -> dict[str, str]:
-        return cluster.labels_of(self._hub_id, held.allocation_id)
+        return builder.worn_by(held, self._hub_id)
 
     def get_env(self) -> dict[str, Any]:
         env: dict[str, Any] = super().get_env()

@@ -73,7 +73,7 @@ class LocalSpawner(RemoteGPUMixin, LocalProcessSpawner):  # type: ignore[misc]
         for name in OURS:
             env.pop(name, None)
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in held.gpus)
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(held.gpu_uuids)
         if held.simulated:
             env["REMOTEGPU_SIMULATED_GPUS"] = "1"
         for port in held.ports:

@@ -18,6 +18,8 @@ from .spawner import Held, HeldVolume
 
 Object = dict[str, Any]
 
+MADE: Final = PREFIX + "made"
+"""On a claim: when its volume was made."""
 SHM: Final = "shm"
 GPU_CLAIM: Final = "gpu"
 OURS: Final = frozenset(
@@ -41,6 +43,11 @@ def name_of(held: Held, hub_id: str) -> str:
     """A pod's name, never used twice: a run that is still going never stands in the way of the next one."""
     who = re.sub(r"[^a-z0-9]+", "-", held.user_name.lower()).strip("-")[:24].strip("-") or "user"
     return f"rgpu-{who}{cluster.name_end(hub_id, held.allocation_id)}"
+
+
+def worn_by(held: Held, hub_id: str) -> dict[str, str]:
+    """The labels of every object of the run, by which a Service finds its pod."""
+    return cluster.worn_by(hub_id, held.allocation_id, held.attempt)
 
 
 def claim_template_name(held: Held, hub_id: str) -> str:
@@ -106,7 +113,7 @@ def label_value(text: str) -> str:
 
 def _labels(held: Held, hub_id: str) -> dict[str, str]:
     return {
-        **cluster.labels_of(hub_id, held.allocation_id),
+        **worn_by(held, hub_id),
         f"{PREFIX}environment": str(held.environment_id),
         f"{PREFIX}workspace": label_value(held.workspace),
         f"{PREFIX}user": label_value(held.user_name),
@@ -115,7 +122,6 @@ def _labels(held: Held, hub_id: str) -> dict[str, str]:
 
 def _annotations(held: Held) -> dict[str, str]:
     return {
-        f"{PREFIX}attempt": held.attempt,
         f"{PREFIX}workspace": held.workspace,
         f"{PREFIX}environment": held.display_name,
         f"{PREFIX}image": held.image,
@@ -124,7 +130,7 @@ def _annotations(held: Held) -> dict[str, str]:
 
 def _gpu_annotations(held: Held, pool: Pool) -> dict[str, str]:
     if pool.binding == Binding.HAMI and held.gpus:
-        return {"nvidia.com/use-gpuuuid": ",".join(gpu.uuid for gpu in held.gpus)}
+        return {"nvidia.com/use-gpuuuid": ",".join(held.gpu_uuids)}
     return {}
 
 
@@ -158,7 +164,7 @@ def _env(given: Sequence[Object], held: Held, pool: Pool) -> list[Object]:
     if not held.gpus:
         ours.update(_HIDDEN)
     elif pool.binding == Binding.VISIBLE_DEVICES:
-        ours["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in held.gpus)
+        ours["NVIDIA_VISIBLE_DEVICES"] = ",".join(held.gpu_uuids)
         ours["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
     elif pool.binding == Binding.HAMI:
         ours["CUDA_DISABLE_CONTROL"] = "false"
@@ -216,7 +222,7 @@ def service(pod: Object, *, held: Held, hub_id: str) -> Object | None:
     ports = [port for port in held.ports if not port.at]
     if not ports:
         return None
-    labels = cluster.labels_of(hub_id, held.allocation_id)
+    labels = worn_by(held, hub_id)
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -239,7 +245,7 @@ def ingress(pod: Object, *, held: Held, hub_id: str, settings: Object) -> tuple[
     ports = [port for port in held.ports if port.at]
     if not ports:
         return None
-    labels = cluster.labels_of(hub_id, held.allocation_id)
+    labels = worn_by(held, hub_id)
     name = f"{pod['metadata']['name']}-web"
     by_host: dict[str, list[Object]] = {}
     for port in ports:
@@ -280,13 +286,13 @@ def owner(pod: Object) -> Object:
 
 def claim_template(pod: Object, *, held: Held, hub_id: str) -> Object:
     """What asks for exactly the held GPUs by DRA (`resource.k8s.io/v1`), owned by the pod."""
-    uuids = ", ".join(f"'{gpu.uuid}'" for gpu in held.gpus)
+    uuids = ", ".join(f"'{uuid}'" for uuid in held.gpu_uuids)
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
         "metadata": {
             "name": claim_template_name(held, hub_id),
-            "labels": cluster.labels_of(hub_id, held.allocation_id),
+            "labels": worn_by(held, hub_id),
             "ownerReferences": [owner(pod)],
         },
         "spec": {
@@ -297,7 +303,7 @@ def claim_template(pod: Object, *, held: Held, hub_id: str) -> Object:
                             "name": GPU_CLAIM,
                             "exactly": {
                                 "deviceClassName": "gpu.nvidia.com",
-                                "count": len(held.gpus),
+                                "count": len(held.gpu_uuids),
                                 "selectors": [
                                     {"cel": {"expression": f"device.attributes['gpu.nvidia.com'].uuid in [{uuids}]"}}
                                 ],
@@ -331,7 +337,7 @@ def claim(
         VOLUME_LABEL: str(volume.id),
         f"{PREFIX}workspace": label_value(held.workspace),
     }
-    annotations = {f"{PREFIX}workspace": held.workspace}
+    annotations = {f"{PREFIX}workspace": held.workspace, **({MADE: volume.made_at} if volume.made_at else {})}
     if volume.kind == "home":
         labels[f"{PREFIX}user"] = label_value(held.user_name)
         annotations[f"{PREFIX}user"] = held.user_name
@@ -341,3 +347,10 @@ def claim(
         "metadata": {"name": claim_name(volume, hub_id), "labels": labels, "annotations": annotations},
         "spec": spec,
     }
+
+
+def is_of(claim: Object, volume: HeldVolume) -> bool:
+    """Whether a claim of the volume's name is the volume's. One that says that it was made at another time got its
+    number before the database was restored from a backup, and holds somebody's files; an old one says nothing."""
+    made = (claim["metadata"].get("annotations") or {}).get(MADE, "")
+    return made in ("", volume.made_at)

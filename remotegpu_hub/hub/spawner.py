@@ -26,6 +26,7 @@ from ..domain.audit import Actor, record
 from ..domain.environments import Choice
 from ..domain.offers import offers
 from ..errors import Abandoned, Conflict, NotFound, RemoteGPUError, StartFailed, Unavailable
+from ..observed import COUNTED
 from ..origin import address_of
 from ..orm import Allocation, AllocationSlot, EndReason, GpuSlot, PortService, User, Volume
 from ..runtime import Runtime, utcnow
@@ -51,11 +52,6 @@ class HeldGpu:
     gpu_millis: int
     """Of the whole device, that the slot is."""
 
-    @property
-    def counted(self) -> bool:
-        """Which device it is nobody knows yet."""
-        return "#" in self.uuid
-
 
 @dataclass(frozen=True)
 class HeldPort:
@@ -76,6 +72,8 @@ class HeldVolume:
     """`home` or `shared`."""
     id: int
     size_bytes: int
+    made_at: str = ""
+    """ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,11 @@ class Held:
     volumes: tuple[HeldVolume, ...] = ()
     ssh_keys: str = ""
     """The lines of `authorized_keys`, where it has a port for SSH."""
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """Each device once, however many shares of it are held: CUDA takes a list that repeats one for no device."""
+        return tuple(dict.fromkeys(gpu.uuid for gpu in self.gpus))
 
 
 @dataclass(frozen=True)
@@ -251,9 +254,9 @@ class RemoteGPUMixin(Spawner):  # type: ignore[misc]
             words.translate(language, "Admitted to {workspace}: runs on {host}.", workspace=held.workspace,
                             host=held.host)
         )  # fmt: skip
-        for gpu in held.gpus:
-            if not gpu.counted:
-                self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=gpu.uuid))
+        for uuid in held.gpu_uuids:
+            if COUNTED not in uuid:
+                self._tell(words.translate(language, "Holds the GPU {uuid}.", uuid=uuid))
         try:
             await self.prepare(held)
         except RemoteGPUError as error:
@@ -649,7 +652,9 @@ def _held(allocation: Allocation, storage: Sequence[Volume], ssh_keys: str) -> H
             HeldPort(one.service.value, one.internal_port, one.external_port, at=one.address if one.url else "")
             for one in allocation.ports
         ),
-        volumes=tuple(HeldVolume(one.kind.value, one.id, one.size_bytes) for one in storage),
+        volumes=tuple(
+            HeldVolume(one.kind.value, one.id, one.size_bytes, one.created_at.isoformat()) for one in storage
+        ),
         ssh_keys=ssh_keys,
     )
 

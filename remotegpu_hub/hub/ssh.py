@@ -27,10 +27,11 @@ def map_name(pod_name: str) -> str:
 
 def config_map(held: Held, *, pod_name: str, hub_id: str) -> Object:
     """What is mounted at `FOLDER`. It is made before the pod and removed with the run."""
+    labels = cluster.worn_by(hub_id, held.allocation_id, held.attempt)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": map_name(pod_name), "labels": cluster.labels_of(hub_id, held.allocation_id)},
+        "metadata": {"name": map_name(pod_name), "labels": labels},
         "data": {KEYS_FILE: held.ssh_keys, **_FILES},
     }
 

@@ -76,7 +76,7 @@ class HostModel(Base):
     gpu_millis: Mapped[int]
     """Fraction of a GPU that one slot of the model is."""
     usable: Mapped[int] = mapped_column(default=0)
-    """Slots on available GPUs that nobody outside uses, held or not."""
+    """Slots on available GPUs that nobody outside uses, held or not; and held ones of other GPUs that have a name."""
     used: Mapped[int] = mapped_column(default=0)
     """Slots held by open allocations, usable or not."""
     __table_args__ = (

@@ -1,7 +1,9 @@
 import os
+import re
 import shutil
 import socket
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,9 +13,14 @@ from sqlalchemy import text, update
 from remotegpu_hub import workers
 from remotegpu_hub.cli import machine
 from remotegpu_hub.clients import processes
+from remotegpu_hub.observed import Part, Run
 from remotegpu_hub.orm import BillingRecord, Gpu, GpuStatus, Host, HostModel, MemberMonth, Quota, Workspace
+from remotegpu_hub.runtime import Runtime
 
+from ..hubs import ROOT
 from .test_app import CONFIG
+
+GUIDE = ROOT / "docs" / "admin-guide.md"
 
 
 @pytest.fixture
@@ -134,6 +141,39 @@ def test_runs_of_which_nothing_lives_are_told(doctor, hub_was_here, world):
     found = doctor(code=1)["runs", "problem"]
     assert found[0].startswith(f"held, but nothing of them runs: {run.id} of bob.")
     assert found[1].startswith("stopping for longer than 3 minutes")
+
+
+class Restored:
+    """What a cluster still has after its hub's database was restored from a backup."""
+
+    def __init__(self, run: int, volume: int) -> None:
+        self.run, self.volume = run, volume
+
+    async def runs(self):
+        return [Run(1, "uid-1"), Run(self.run, "uid-2")]
+
+    async def parts(self):
+        return [Part("services/a", allocation_id=self.run), Part("persistentvolumeclaims/b", volume_id=self.volume)]
+
+    async def close(self):
+        pass
+
+
+def test_numbers_on_the_cluster_that_the_database_has_yet_to_give_are_told(
+    doctor, hub_was_here, world, engine, monkeypatch
+):
+    run = world.run("bob")
+    Runtime(replace(hub_was_here, local=False)).write("remotegpu-runtime.json")
+    site = Restored(run.id + 5, 7)
+    monkeypatch.setattr(workers, "site_of", lambda _runtime: site)
+    (told,) = doctor(code=1)["numbers", "problem"]
+    assert f"allocations {site.run}, volumes 7. The highest are allocations {site.run}, volumes 7:" in told
+    postgresql, sqlite = re.findall(r"```sql\n(.*?)```", GUIDE.read_text(), re.S)
+    statements = postgresql if engine.dialect.name == "postgresql" else sqlite
+    for statement in statements.replace("4711", str(site.run)).replace("815", str(site.volume)).strip().splitlines():
+        change(engine, text(statement.rstrip(";")))
+    assert doctor()["numbers", "ok"]
+    assert world.run("alice").id == site.run + 1
 
 
 @pytest.mark.parametrize("prepare", ["no file", "no tables", "no database"])

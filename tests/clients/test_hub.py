@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jupyterhub.handlers.base import BaseHandler
 
 from remotegpu_hub import errors
 from remotegpu_hub.clients import hub as client
@@ -33,7 +35,7 @@ class Slow(SimpleLocalProcessSpawner):
             await asyncio.sleep(3)
         await super().stop(now=now)
 c.JupyterHub.spawner_class = Slow
-c.JupyterHub.tornado_settings = {"slow_stop_timeout": 0.5}
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.5, "slow_stop_timeout": 0.5}
 """
 )
 
@@ -104,6 +106,19 @@ async def test_a_stop_that_takes_long_is_not_done_and_is_still_listed(hub: RealH
                 break
             await asyncio.sleep(0.05)
         assert await asked.servers() == []
+
+
+async def test_a_start_and_a_stop_are_waited_for_until_the_hub_says_that_they_are_under_way(hub: RealHub) -> None:
+    """Which it does after half a second here, and after ten where nobody sets it."""
+    start(hub, "alice", "sticky")
+    async with HubClient(hub.api_url, hub.token) as asked:
+        await ready(asked, ("alice", "sticky"))
+    async with HubClient(hub.api_url, hub.token, timeout_seconds=0.25) as impatient:
+        assert not await impatient.start_server("alice", "slow")
+        assert not await impatient.stop_server("alice", "sticky")
+    untouched = SimpleNamespace(settings={})
+    for slow in (BaseHandler.slow_spawn_timeout, BaseHandler.slow_stop_timeout):
+        assert 2 * slow.fget(untouched) <= client.ACT_SECONDS
 
 
 async def test_stopping_a_stopped_server_is_done_and_an_unknown_one_is_not_found(hub: RealHub) -> None:

@@ -209,6 +209,29 @@ def test_a_pod_counts_as_the_scheduler_counts_it() -> None:
     assert nodes.requests(asked) == {"cpu": 3250, "memory": 2**30}
 
 
+def init(cpu: str, *, runs_on: bool = False) -> dict[str, Any]:
+    more = {"restartPolicy": "Always"} if runs_on else {}
+    return {"name": "i", "image": "busybox", "resources": {"requests": {"cpu": cpu, "nvidia.com/gpu": "1"}}, **more}
+
+
+SIDECARS = [
+    pytest.param([init("2", runs_on=True)], 3000, 2, id="is added"),
+    pytest.param([init("2"), init("1", runs_on=True)], 2000, 2, id="begun after the init container, not beside it"),
+    pytest.param([init("1", runs_on=True), init("2")], 3000, 2, id="begun before it, beside it"),
+    pytest.param([init("1", runs_on=True), init("2"), init("500m", runs_on=True)], 3000, 3, id="before and after"),
+    pytest.param([init("1", runs_on=True), init("1500m", runs_on=True)], 3500, 3, id="two"),
+]
+
+
+@pytest.mark.parametrize(("inits", "cpu_millis", "gpus"), SIDECARS)
+def test_a_sidecar_counts_beside_the_containers_and_beside_what_is_begun_after_it(
+    inits: list[dict[str, Any]], cpu_millis: int, gpus: int
+) -> None:
+    """As KEP-753 has it."""
+    asked = pod({"cpu": "1", "nvidia.com/gpu": "1"}, initContainers=inits)
+    assert nodes.requests(asked) == {"cpu": cpu_millis, "nvidia.com/gpu": gpus}
+
+
 @pytest.mark.parametrize(
     ("ready", "spec", "why"),
     [

@@ -33,6 +33,10 @@ def test_a_list_of_dictionaries_is_read() -> None:
         pytest.param([{"name": "a", "labels": ["x"]}], "dictionary of texts", id="labels in a list"),
         pytest.param([{"name": "a", "tolerations": ["x"]}], "as Kubernetes writes them", id="a toleration in a word"),
         pytest.param([{"name": "a", "shares": {"A100": 1}}], "from 2 on", id="one share"),
+        pytest.param(
+            [{"name": "a", "shares": {"A100": 2}}], "device-plugin gives whole devices", id="shares of a plugin"
+        ),
+        pytest.param([{"name": "a", "binding": "dra", "shares": {"A100": 2}}], "dra gives", id="shares by DRA"),
         pytest.param([{"name": "a"}, {"name": "a"}], "same name", id="twice the same"),
     ],
 )
@@ -40,6 +44,14 @@ def test_what_cannot_be_read_is_told_in_a_sentence(given: Any, told: str) -> Non
     with pytest.raises(Invalid) as refused:
         pools.read(given)
     assert told in str(refused.value)
+
+
+def test_of_shares_that_hami_gives_a_run_can_hold_one() -> None:
+    hami, by_convention = (
+        Pool("hami", Binding.HAMI, shares={"A100": 4, "H100": 2}),
+        Pool("loose", Binding.VISIBLE_DEVICES, shares={"L4": 2}),
+    )
+    assert pools.single_models([hami, by_convention, Pool("rest")]) == {"A100/4", "H100/2"}
 
 
 def test_a_node_belongs_to_the_first_pool_whose_labels_it_wears() -> None:

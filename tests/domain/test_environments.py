@@ -9,7 +9,7 @@ from remotegpu_hub.errors import Conflict, Denied, Invalid, NotFound, RemoteGPUE
 from remotegpu_hub.orm import EnvironmentState, ImageStatus, Role, Visibility
 from remotegpu_hub.units import GIB
 
-from ..worlds import A100, ADMIN, IMAGE, World
+from ..worlds import A100, ADMIN, IMAGE, World, gpus, host
 
 
 @pytest.fixture
@@ -178,6 +178,15 @@ def test_the_most_gpus_at_once_is_the_operators_to_say(world: World):
     world.rules = replace(world.rules, max_gpus=2)
     assert "At most 2 GPUs" in str(refusal(world, "bob", Choice(gpu_model=A100, gpus=3)))
     assert world.resolve("alice", Choice(workspace="lab", gpu_model=A100, gpus=2)).gpu_slots == 2
+
+
+def test_of_shares_that_cannot_be_joined_one_is_had_and_whole_gpus_are_not_meant(world: World):
+    share = f"{A100}/2"
+    world.see(replace(host("host-1"), gpus=(*gpus(1, shares=2), *gpus(2, prefix="whole"))))
+    world.rules = replace(world.rules, single_models=frozenset({share}))
+    assert "only one of these" in str(refusal(world, "bob", Choice(workspace="lab", gpu_model=share, gpus=2)))
+    for model, count in ((share, 1), (A100, 2)):
+        assert world.resolve("bob", Choice(workspace="lab", gpu_model=model, gpus=count)).gpu_slots == count
 
 
 def test_a_promoted_viewer_may_start(world: World):

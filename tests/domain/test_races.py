@@ -3,15 +3,19 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 from sqlalchemy import Engine, select
 
 from remotegpu_hub import db
-from remotegpu_hub.domain import allocations, inventory, users, workspaces
+from remotegpu_hub.domain import allocations, inventory, users, volumes, workspaces
+from remotegpu_hub.domain.audit import Actor
 from remotegpu_hub.errors import Abandoned, Conflict, NoCapacity, QuotaExceeded, Refused
-from remotegpu_hub.orm import EndReason, HostStatus, PortMapping, QuotaScope, Role
+from remotegpu_hub.orm import EndReason, HostStatus, PortMapping, QuotaScope, Role, Volume, VolumeKind
+from remotegpu_hub.units import GIB
 
 from ..worlds import A100, ADMIN, World, at_once, host, without
 
@@ -290,3 +294,29 @@ def test_a_refusal_holds_nothing_whatever_was_taken_before_it(world: World):
     with db.begin(world.engine) as session:
         allocations.release(session, attempt="again", reason=EndReason.USER, actor=ADMIN, now=world.now)
     world.check()
+
+
+@pytest.mark.parametrize("kind", list(VolumeKind))
+def test_a_volume_is_not_given_up_under_a_start_that_is_on_its_way(world: World, kind: VolumeKind):
+    world.rules = replace(world.rules, volumes={kind: GIB})
+    world.end(world.run("bob").attempt)
+    (number,) = world.read(select(Volume.id))
+    start = world.prepare("bob")
+
+    def give_up() -> None:
+        with db.begin(world.engine) as session:
+            volumes.delete(session, volume_id=number, actor=ADMIN, now=world.now)
+
+    with ThreadPoolExecutor(1) as thread:
+        with db.begin(world.engine) as session:
+            allocations.admit(
+                session, user=start.user, server_name=start.server, wish=start.wish, attempt="on its way",
+                rules=world.rules, actor=Actor("bob"), now=world.now,
+            )  # fmt: skip
+            asked = thread.submit(give_up)
+            wait([asked], timeout=0.5)
+        with pytest.raises(Conflict, match="stop it first"):
+            asked.result(30)
+    end_all(world)
+    give_up()
+    assert world.read(select(Volume.deleted_at)) != [None]

@@ -165,6 +165,21 @@ def test_what_wears_the_hubs_mark_and_stands_for_nothing_is_told_and_what_is_lef
             hub.kube(lambda kube, kind=kind, name=name: kube.delete(kind, name, hub.namespace))
 
 
+def test_nobody_gets_a_home_whose_number_was_given_before_a_backup_was_restored(hub: KubeHub):
+    hub.world.workspace("restored", owner="alice")
+    mounted = start(hub, "alice", workspace="restored")["spec"]["volumes"]
+    (name,) = (one["persistentVolumeClaim"]["claimName"] for one in mounted if "persistentVolumeClaim" in one)
+    hub.stop_server("alice")
+    theirs = {"metadata": {"annotations": {"remotegpu-hub/made": "2026-11-01T00:00:00+00:00"}}}
+    hub.kube(lambda kube: kube.patch(VOLUME_CLAIMS, name, theirs, hub.namespace))
+    try:
+        answer = hub.ask("alice", {"workspace": "restored", "image": hub.image("plain"), "ports": [], **ONE_GPU})
+        assert (answer.status_code, name in answer.json()["message"]) == (409, True), answer.text
+        assert hub.pods() == []
+    finally:
+        hub.kube(lambda kube: kube.delete(VOLUME_CLAIMS, name, hub.namespace))
+
+
 def listed(hub: KubeHub, kind: Kind) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = hub.kube(lambda kube: kube.list(kind, hub.namespace)).items
     return found

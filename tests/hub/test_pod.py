@@ -30,6 +30,7 @@ HELD = Held(
 NVIDIA = (HeldGpu("nvidia.com/gpu#0", 81920, 1000), HeldGpu("nvidia.com/gpu#3", 81920, 1000))
 NAMED = (HeldGpu("GPU-1", 81920, 1000), HeldGpu("GPU-2", 81920, 1000))
 SHARED = (HeldGpu("GPU-1", 81920, 250),)
+TWICE = (*SHARED, *SHARED, HeldGpu("GPU-2", 81920, 250))
 HIDDEN = {"AMD_VISIBLE_DEVICES": "", "ASCEND_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "",
           "HABANA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void", "ROCR_VISIBLE_DEVICES": ""}  # fmt: skip
 OPERATORS = {
@@ -86,7 +87,7 @@ VENDORS = [
     for key in ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi")
 ]
 BOUND = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "privileged": False}
-LABELS = {"remotegpu-hub/hub": HUB, "remotegpu-hub/allocation": "41"}
+LABELS = {"remotegpu-hub/hub": HUB, "remotegpu-hub/allocation": "41", "remotegpu-hub/attempt": "f00"}
 
 
 def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
@@ -104,7 +105,7 @@ def test_the_whole_pod_of_a_run_with_two_gpus_a_port_and_a_home() -> None:
             "name": "rgpu-alice-41-01234567",
             "labels": {**LABELS, "remotegpu-hub/environment": "3", "remotegpu-hub/user": "alice",
                        "remotegpu-hub/workspace": "lab"},
-            "annotations": {"remotegpu-hub/attempt": "f00", "remotegpu-hub/workspace": "lab",
+            "annotations": {"remotegpu-hub/workspace": "lab",
                             "remotegpu-hub/environment": "My notebook", "remotegpu-hub/image": HELD.image},
         },
         "spec": {
@@ -196,7 +197,7 @@ def whole(
             "name": "rgpu-alice-41-01234567",
             "labels": {**labels, **LABELS, "remotegpu-hub/environment": "3", "remotegpu-hub/user": "alice",
                        "remotegpu-hub/workspace": "lab"},
-            "annotations": {**annotations, "remotegpu-hub/attempt": "f00", "remotegpu-hub/workspace": "lab",
+            "annotations": {**annotations, "remotegpu-hub/workspace": "lab",
                             "remotegpu-hub/environment": "My notebook", "remotegpu-hub/image": HELD.image},
         },
         "spec": {
@@ -238,6 +239,9 @@ CLAIM = [{"name": "gpu", "resourceClaimTemplateName": "rgpu-alice-41-01234567-gp
         pytest.param(NAMED, Pool("p", Binding.VISIBLE_DEVICES, runtime_class="own"), {},
                      {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
                      {"runtimeClassName": "own"}, {}, id="an own runtime class"),
+        pytest.param(TWICE, Pool("p", Binding.VISIBLE_DEVICES), {},
+                     {"NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-2", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+                     {"runtimeClassName": "nvidia"}, {}, id="two shares of a GPU, which is named once"),
         pytest.param(SHARED, Pool("p", Binding.HAMI),
                      {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "20480", "nvidia.com/gpucores": "25"},
                      {"CUDA_DISABLE_CONTROL": "false"}, {"schedulerName": "hami-scheduler"},
@@ -389,6 +393,15 @@ def test_a_volume_is_a_claim_that_nothing_owns(kind: str) -> None:
     }  # fmt: skip
 
 
+def test_a_claim_that_was_made_for_another_volume_of_the_same_number_is_not_taken() -> None:
+    """As after a backup of the database was restored: the files in it are somebody else's."""
+    volume = HeldVolume("home", 9, 2**33, "2026-11-27T09:00:00+00:00")
+    claim = builder.claim(volume, held=HELD, hub_id=HUB, storage_class=None)
+    assert builder.is_of(claim, volume)
+    assert builder.is_of(builder.claim(replace(volume, made_at=""), held=HELD, hub_id=HUB, storage_class=None), volume)
+    assert not builder.is_of(claim, replace(volume, made_at="2026-11-27T10:00:00+00:00"))
+
+
 def test_a_home_can_be_for_many_hosts() -> None:
     home = HeldVolume("home", 9, 2**33)
     claim = builder.claim(home, held=HELD, hub_id=HUB, storage_class="nfs", home_modes=["ReadWriteMany"])
@@ -441,7 +454,11 @@ def manifests() -> list[Any]:
         pytest.param(complete(held), OLDEST, id="pod, ssh"),
         pytest.param(builder.service(POD, held=held, hub_id=HUB), OLDEST, id="service"),
         pytest.param(
-            builder.claim(HeldVolume("home", 9, 2**30), held=HELD, hub_id=HUB, storage_class=None), OLDEST, id="claim"
+            builder.claim(
+                HeldVolume("home", 9, 2**30, "2026-11-27T09:00:00+00:00"), held=HELD, hub_id=HUB, storage_class=None
+            ),
+            OLDEST,
+            id="claim",
         ),
         pytest.param(builder.claim_template(POD, held=held, hub_id=HUB), "1.34", id="claim template"),
         *(pytest.param(rule, OLDEST, id=rule["kind"]) for rule in rules),

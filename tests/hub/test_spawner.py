@@ -31,6 +31,7 @@ def hook(spawner):
     spawner.cmd = ["/bin/false"]
 c.Spawner.pre_spawn_hook = hook
 c.RemoteGPU.port_ranges = {"tensorboard": (30100, 30101)}
+c.RemoteGPU.simulated_gpus.append({"model": "L4", "memory_mib": 24576, "count": 1, "shares": 2})
 c.JupyterHub.load_roles = [{"name": "user", "scopes": ["self", "shares!user"]}]
 """
 
@@ -40,6 +41,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuHub]:
     folder = tmp_path_factory.mktemp("hub")
     with GpuHub(folder, BEFORE, members=PEOPLE, environment={"CUDA_VISIBLE_DEVICES": "7"}) as running:
         running.world.workspace("secret", owner="mallory")
+        running.world.price("gpu:L4/2", 60)
         yield running
 
 
@@ -165,6 +167,15 @@ def test_a_run_sees_the_gpus_that_it_holds_and_nothing_overrides_that(hub: GpuHu
         hub.stop_server(name)
     assert hub.used() == (0, 0)
     assert hub.run_of("dave").end_reason == EndReason.USER
+
+
+def test_two_shares_of_a_gpu_are_one_device(hub: GpuHub) -> None:
+    """CUDA finds none at all in a list that names one twice."""
+    life = hub.start_server("dave", gpu(2, gpu_model="L4/2"))
+    shares = hub.gpus_of("dave")
+    assert len(shares) == 2
+    assert {life.env["CUDA_VISIBLE_DEVICES"]} == set(shares)
+    hub.stop_server("dave")
 
 
 def test_an_environment_gets_no_secret_of_ours(hub: GpuHub) -> None:
