@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import select, true
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from ... import plain
@@ -199,13 +199,22 @@ def find(call: Call, *, may: Needs) -> Environment:
     return one
 
 
+def may_read(call: Call, one: Environment, workspace_id: Any) -> Any:
+    """The condition on what belongs to an environment's past, each in the workspace of this column: its user and admins
+    of the hub read all, everybody else what was in its present workspace."""
+    if call.caller.hub_admin or one.user_id == call.caller.person.id:
+        return true()
+    return workspace_id == one.workspace_id
+
+
 def read_environment(call: Call) -> Any:
     return shown_all(call.session, [find(call, may=Needs.MEMBER)], call.runtime.settings.ssh_user)[0]
 
 
 def list_runs(call: Call) -> Any:
-    query = select(Allocation).where(Allocation.environment_id == find(call, may=Needs.MEMBER).id)
-    query = query.options(selectinload(Allocation.host))
+    one = find(call, may=Needs.MEMBER)
+    theirs = (Allocation.environment_id == one.id, may_read(call, one, Allocation.workspace_id))
+    query = select(Allocation).where(*theirs).options(selectinload(Allocation.host))
 
     def past(run: Allocation) -> dict[str, Any]:
         columns = ("state", "requested_at", "started_at", "ended_at", "end_reason")
