@@ -708,6 +708,25 @@ def test_an_environment_is_made_once_however_often_it_is_asked_for_and_its_log_i
         assert desk.ask("member", "DELETE", f"environments/{found['id']}").is_success
 
 
+def test_two_of_one_name_at_once_are_two_environments_each_as_it_was_asked_for(desk: Desk):
+    def make(cpu: float) -> httpx.Response:
+        return desk.ask("member", "POST", "environments", json={"name": "twin", "workspace": "lab", "cpu": cpu})
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(make, (0.2, 0.3)))
+    made = [answer.json() for answer in answers]
+    try:
+        assert [answer.status_code for answer in answers] == [202, 202], made
+        for one in made:
+            desk.hub.until(lambda one=one: desk.hub.model("carol", one["server_name"]).get("ready"), "it runs")  # type: ignore[misc]
+        asked = [desk.hub.run_of("carol", one["server_name"]).cpu_millis for one in made]
+        assert asked == [200, 300], made
+        assert all(one["server_name"].startswith("twin-") for one in made)
+    finally:
+        for name in {one["server_name"] for one in made}:
+            desk.hub.stop_server("carol", name)
+
+
 def test_a_stream_ends_when_its_reader_loses_the_right_or_the_token(desk: Desk):
     desk.hub.start_server("carol", {"workspace": "lab"}, server="watched")
     try:
