@@ -52,6 +52,7 @@ from remotegpu_hub.orm import (
     Host,
     HostStatus,
     Image,
+    QuotaModel,
     QuotaRequest,
     QuotaScope,
     Role,
@@ -481,6 +482,23 @@ def test_of_many_edits_at_once_one_counts(desk: Desk, path: str, bodies: list[di
             time.sleep(1)
         codes = sorted(one.result().status_code for one in waiting)
     assert codes == [200, *[412] * 7]
+
+
+def test_limits_that_are_set_at_once_by_who_saw_nothing_are_set_one_after_the_other(desk: Desk):
+    def edit(slots: int | None) -> int:
+        body = {"models": {"A100-80GB": slots}}
+        return desk.ask("hub admin", "PATCH", "workspaces/lab/quota", json=body).status_code
+
+    assert edit(3) == 200
+    with ThreadPoolExecutor(4) as threads:
+        with begin(desk.hub.engine) as session:
+            lab = workspaces.by_name(session, name="lab")
+            quotas.keep_still(session, scope=QuotaScope.WORKSPACE, workspace=lab, user=None)
+            session.execute(select(QuotaModel).with_for_update())
+            waiting = [threads.submit(edit, slots) for slots in (None, 5, None, 6)]
+            time.sleep(1)
+        assert [one.result() for one in waiting] == [200] * 4
+    assert edit(None) == 200
 
 
 def test_a_creation_that_is_repeated_makes_nothing_twice(desk: Desk):
