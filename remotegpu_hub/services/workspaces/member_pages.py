@@ -64,6 +64,8 @@ def people(call: Call, view: View, asked: dict[str, str]) -> People:
     held = running_of(call.session, call.space, list(ids.values()))
     rows = []
     for one in shown:
+        if one["user"] not in ids:  # gone meanwhile
+            continue
         runs = held[ids[one["user"]]]
         gpus = sum(millis for _, millis in runs)
         rows.append(
