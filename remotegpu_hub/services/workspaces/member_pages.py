@@ -20,6 +20,8 @@ PUT = route_of(spaces.put_member)
 KEPT = ("search", "role", "cursor")
 """Of the list: what a form comes back to."""
 HIGH = (Role.OWNER, Role.ADMIN)
+OUT = {"remove": "leave", "suspend": "suspended"}
+"""What shuts the page to whoever does it to themselves, and what they are told on the list of their workspaces."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ class ChangeMember(SpacePage):
                 await self.do(PUT, path, body, seen=self.given("seen"))
         except RemoteGPUError as error:
             await show_members(self, name, error)
+            return
+        if user == self.current_user["name"] and verb in OUT:
+            self.back("spaces", told=OUT[verb])
             return
         self.onward(name, "members", told=verb, **self.asked(*KEPT))
 
