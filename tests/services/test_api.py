@@ -517,6 +517,12 @@ def test_a_creation_that_is_repeated_makes_nothing_twice(desk: Desk):
     assert again.status_code == 409, "without a key it is a second one of that name"
 
 
+def test_an_empty_group_links_a_workspace_to_none(desk: Desk):
+    body = {"name": "made-by-a-test", "display_name": "x", "owner": "alice", "hub_group": ""}
+    assert desk.ask("hub admin", "POST", "workspaces", json=body).json()["hub_group"] is None
+    assert desk.ask("hub admin", "GET", "workspaces/made-by-a-test").json()["hub_group"] is None
+
+
 def walk(ask: Callable[[str], httpx.Response], path: str) -> list[Any]:
     found, cursor = [], ""
     while True:
