@@ -139,7 +139,7 @@ TABLE: dict[str, frozenset[str]] = {
     "start_environment": HUB | {"member"},
     "stop_environment": MANAGERS | {"member"},
     "restart_environment": frozenset({"member"}),
-    "delete_environment": MANAGERS | {"member"},
+    "delete_environment": HUB | {"member"},
     "list_volumes": EVERYBODY,
     "list_all_volumes": HUB,
     "list_volumes_of_workspace": MEMBERS,
@@ -930,7 +930,7 @@ def test_a_home_is_given_up_by_its_user_and_what_is_shared_by_an_owner(desk: Des
     assert desk.ask("owner", "DELETE", path).status_code == desk.ask("owner", "GET", path).status_code == 404
 
 
-def test_only_its_user_or_an_admin_of_the_hub_lets_a_home_go_with_its_environment(desk: Desk):
+def test_only_its_user_or_an_admin_of_the_hub_deletes_an_environment_and_lets_its_home_go_with_it(desk: Desk):
     hub = desk.hub
     hub.add_users("holly")
     put_members(hub, zoe="member", holly="member")
@@ -940,14 +940,19 @@ def test_only_its_user_or_an_admin_of_the_hub_lets_a_home_go_with_its_environmen
         home = desk._home(session, holly, lab)
         first, last = session.scalars(select(Environment.id).where(Environment.user_id == holly.id))
     token, path = hub.token_of("holly"), f"environments/{first}?volume=true"
-    refused = desk.ask("owner", "DELETE", path)
-    assert (refused.status_code, "Only its user" in refused.json()["error"]["message"]) == (403, True)
+    for role in ("owner", "admin"):
+        for one in (path, f"environments/{first}"):
+            refused = desk.ask(role, "DELETE", one)
+            assert (refused.status_code, "Only its user" in refused.json()["error"]["message"]) == (403, True)
     assert desk.ask("owner", "DELETE", f"environments/{first}?volume=perhaps").status_code == 400
     assert desk.ask("stranger", "DELETE", path).status_code == 404
     shared = desk.ask("", "DELETE", path, token=token)
     assert (shared.status_code, shared.json()["error"]["facts"]) == (409, {"count": 1})
     assert "Other environments here use the same home" in see(hub, "holly", f"environments/{first}").text
-    assert desk.ask("owner", "DELETE", f"environments/{first}").status_code == 200
+    for user, offered in (("holly", True), ("admin", True), ("alice", False), ("bob", False)):
+        assert ("Delete…" in see(hub, user, f"environments/{first}").text) == offered, user
+    assert send(hub, "alice", f"environments/{first}/here/delete").status_code == 403
+    assert desk.ask("hub admin", "DELETE", f"environments/{first}").status_code == 200
     for page in ("", f"environments/{last}"):
         assert "all files in it are lost for good" in see(hub, "holly", page).text
     assert "all files in it" not in see(hub, "alice", f"environments/{last}").text

@@ -29,7 +29,6 @@ from ...orm import (
 from ..api import ROLES, Call, Later, Needs, Route, Shape
 from ..base import hub_client
 from ..paging import Paging, page
-from .volumes import of_somebody_else
 
 RESTART_SECONDS = 60
 """How long a restart waits for the stop: a pod takes some ten seconds."""
@@ -252,16 +251,16 @@ def restart_environment(call: Call) -> Any:
     return asking(call, again)
 
 
-def may_give_home_up(call: Call, one: Environment) -> bool:
-    """Whether the caller may have this environment's home deleted too, as `DELETE volumes/{id}` lets them."""
+def may_delete(call: Call, one: Environment) -> bool:
+    """Whether it is the caller's to delete, and its home with it: those who may stop others' keep what others made."""
     return call.caller.hub_admin or one.user_id == call.caller.person.id
 
 
 def delete_environment(call: Call) -> Any:
-    one = find(call, may=Needs.MANAGER)
+    one = find(call, may=Needs.STARTER)
     asked: DeletionAsked = call.query
-    if asked.volume and not may_give_home_up(call, one):
-        raise of_somebody_else()
+    if not may_delete(call, one):
+        raise Denied("Only its user, or an admin of the hub, deletes it.")
     user, name = one.user.name, one.server_name
     environments.delete(
         call.session, user_id=one.user_id, server_name=name, actor=call.actor, now=call.now, with_home=asked.volume
