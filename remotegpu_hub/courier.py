@@ -99,9 +99,10 @@ class Courier:
         except Exception:
             log.exception("webhook %s could not be served; it will be tried again", webhook_id)
 
-    async def _try(self, http: httpx.AsyncClient, one: Due, at_work: asyncio.Semaphore) -> None:
+    async def _try(self, http: httpx.AsyncClient, found: Due, at_work: asyncio.Semaphore) -> None:
         async with at_work:
-            if self._ending:
+            one = None if self._ending else await asyncio.to_thread(self._afresh, found)
+            if one is None:
                 return
             if one.secret is None:
                 reply = Reply(None, webhooks.KEY_CHANGED)
@@ -117,6 +118,10 @@ class Courier:
         key = self._runtime.settings.webhook_key
         with begin(self._runtime.engine, read_only=True) as session:
             return webhooks.due(session, webhook_id=webhook_id, key=key, now=utcnow(), limit=BATCH)
+
+    def _afresh(self, found: Due) -> Due | None:
+        with begin(self._runtime.engine, read_only=True) as session:
+            return webhooks.afresh(session, found, key=self._runtime.settings.webhook_key)
 
     def _note(self, delivery_id: int, reply: Reply) -> None:
         pauses = self._runtime.settings.webhook_pauses

@@ -117,7 +117,7 @@ class RemoteGPU(Configurable):
         Unicode(),
         help="""Networks that webhooks may reach besides public and private ones (10.0.0.0/8, 172.16.0.0/12,
         192.168.0.0/16, fc00::/7), such as `["127.0.0.0/8"]` for a receiver on the hub's own machine. Link-local
-        addresses, where clouds keep their machines' secrets, are never reached. Default: none.""",
+        addresses, and the others where clouds keep their machines' secrets, are never reached. Default: none.""",
     ).tag(config=True)
     runtime_file = Unicode(
         "remotegpu-runtime.json",

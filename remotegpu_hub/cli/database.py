@@ -34,7 +34,12 @@ class Place:
     """The hub's configuration, where one was found."""
     config_path: str = ""
     running: Settings | None = None
-    """What the hub's process wrote at its last start."""
+    """What the hub's process wrote at its last start: perhaps a hub on another database than the one that was named."""
+
+    @property
+    def settings(self) -> Settings | None:
+        """The same, of the hub on this database; None where none wrote any here."""
+        return self.running if self.running is not None and self.running.db_url == self.url else None
 
     @property
     def shown(self) -> str:

@@ -240,8 +240,8 @@ class EnvironmentsRestart(_One):
 class EnvironmentsDelete(_One):
     name = "delete"
     description = (
-        "Forget an environment that has stopped: its name and choices. What it cost stays, and its home volume too, "
-        "unless --volume gives that up."
+        "Forget an environment of yours that has stopped, or as an admin of the hub anybody's: its name and choices. "
+        "What it cost stays, and its home volume too, unless --volume gives that up."
     )
     examples = "remotegpu environments delete 17 --yes\nremotegpu environments delete 17 --volume --yes"
     volume = option(

@@ -25,7 +25,7 @@ class OnDatabase:
 
     def __init__(self, transaction: Callable[..., AbstractContextManager[Session]], place: Place, actor: Actor) -> None:
         self._transaction, self._actor = transaction, actor
-        settings = place.running or Settings(db_url=place.url, db_kwargs=place.kwargs, ssh_user="USER")
+        settings = place.settings or Settings(db_url=place.url, db_kwargs=place.kwargs, ssh_user="USER")
         self._runtime = Runtime(settings)
 
     def ask(

@@ -173,7 +173,7 @@ def check_control_groups() -> Findings:
 
 def check_runs(place: Place, engine: Engine, now: datetime) -> Findings:
     """Whether every open run of this machine really runs, and nothing runs that is not held."""
-    settings = place.running
+    settings = place.settings
     if settings is None or not settings.local:
         return
     with begin(engine, read_only=True) as session:

@@ -73,7 +73,7 @@ class WebhooksAdd(_Kinds):
         if not self.kind:
             raise Usage(f"--kind is missing: of what is it told? Write one of {', '.join(EventKind)}.")
         kinds = self.kinds()
-        if self.address is None and not (self.place.running and self.place.running.webhook_key):
+        if self.address is None and not (self.place.settings and self.place.settings.webhook_key):
             raise Refused(NO_KEY)
         row = self.create("webhooks", {"url": self.need(0), "kinds": kinds})
         if self.json:

@@ -14,8 +14,24 @@ Network = IPv4Network | IPv6Network
 
 PRIVATE: Final = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
 """Where a company's own receivers stand (RFC 1918, RFC 4193)."""
-METADATA: Final = ip_address("fd00:ec2::254")
-"""Of Amazon, in the midst of those; its IPv4 address and everybody else's are link-local."""
+METADATA: Final = frozenset(
+    map(
+        ip_address,
+        (
+            "fd00:ec2::254", "fd00:ec2::23",  # Amazon
+            "fd20:ce::254",  # Google
+            "fd00:c1::a9fe:a9fe", "192.0.0.192",  # Oracle
+            "168.63.129.16",  # Azure
+            "100.100.100.200",  # Alibaba
+            "fd00:42::42",  # Scaleway
+        ),
+    )
+)  # fmt: skip
+"""Where clouds tell a machine its secrets, in the midst of those or of public ones; all others are link-local."""
+NAT64: Final = tuple(map(ip_network, ("64:ff9b::/96", "64:ff9b:1::/48")))
+"""Whose last 32 bits are the IPv4 address that they lead to (RFC 6052, RFC 8215)."""
+COMPATIBLE: Final = ip_network("::/96")
+"""The same, written with an IPv4 address at its end (RFC 4291); `::` and `::1` are none of them."""
 
 
 def read(given: Sequence[str]) -> list[Network]:
@@ -31,11 +47,20 @@ def read(given: Sequence[str]) -> list[Network]:
 
 def allowed(address: Address, more: Sequence[Network] = ()) -> bool:
     """Whether an address is public, private, or in one of these further networks."""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_link_local or address.is_multicast or address.is_unspecified or address == METADATA:
+    meant = _meant(address)
+    both = (address, meant)
+    if any(one.is_link_local or one.is_multicast or one.is_unspecified or one in METADATA for one in both):
         return False
-    return address.is_global or any(address in one for one in (*PRIVATE, *more))
+    return meant.is_global or any(one in network for network in (*PRIVATE, *more) for one in both)
+
+
+def _meant(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for or leads to; else itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if any(address in one for one in NAT64) or (address in COMPATIBLE and int(address) > 1):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def literal(host: str) -> Address | None:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Final
@@ -136,7 +136,7 @@ def edit(
 
     Raises: NotFound, Invalid, Conflict.
     """
-    webhook = find(session, webhook_id=webhook_id)
+    webhook = find(session, webhook_id=webhook_id, lock=True)
     before = describe(webhook)
     if "url" in values:
         url = check_url(values["url"])
@@ -156,7 +156,7 @@ def edit(
 
 def remove(session: Session, *, webhook_id: int, actor: Actor, now: datetime) -> None:
     """Tell it nothing more; its log goes with the week. Raises: NotFound."""
-    webhook = find(session, webhook_id=webhook_id)
+    webhook = find(session, webhook_id=webhook_id, lock=True)
     webhook.deleted_at, webhook.active = now, False
     session.flush()
     record(session, actor=actor, action="webhook.remove", entity="webhook", entity_id=webhook.id, now=now,
@@ -200,12 +200,15 @@ class Due:
     event: Happened
 
 
+_told: Final = (Webhook.active, Webhook.deleted_at.is_(None))
+
+
 def waiting(session: Session, *, now: datetime) -> list[int]:
     """Webhooks that have something to be tried now, or to be given up."""
     query = (
         select(Delivery.webhook_id)
         .join(Webhook, Webhook.id == Delivery.webhook_id)
-        .where(Delivery.state == DeliveryState.WAITING, Delivery.next_try_at <= now, Webhook.active)
+        .where(Delivery.state == DeliveryState.WAITING, Delivery.next_try_at <= now, *_told)
         .distinct()
     )
     return list(session.scalars(query))
@@ -213,8 +216,8 @@ def waiting(session: Session, *, now: datetime) -> list[int]:
 
 def due(session: Session, *, webhook_id: int, key: str, now: datetime, limit: int) -> list[Due]:
     """What is to be tried now at one webhook, in the order of the events."""
-    webhook = session.get(Webhook, webhook_id)
-    if webhook is None or not webhook.active:
+    webhook = session.scalar(select(Webhook).where(Webhook.id == webhook_id, *_told))
+    if webhook is None:
         return []
     rows = session.execute(
         select(Delivery.id, Delivery.event_id)
@@ -225,6 +228,14 @@ def due(session: Session, *, webhook_id: int, key: str, now: datetime, limit: in
     found = events.of_ids(session, [row.event_id for row in rows])
     made = secret(webhook, key=key)
     return [Due(row.id, webhook.url, made, found[row.event_id]) for row in rows if row.event_id in found]
+
+
+def afresh(session: Session, one: Due, *, key: str) -> Due | None:
+    """The same delivery as it is to be made now: others may have been tried since it was read. None where its webhook
+    was paused or removed meanwhile, or somebody else has made it."""
+    waits = (Delivery.id == one.delivery_id, Delivery.state == DeliveryState.WAITING)
+    webhook = session.scalar(select(Webhook).join(Delivery, Delivery.webhook_id == Webhook.id).where(*waits, *_told))
+    return None if webhook is None else replace(one, url=webhook.url, secret=secret(webhook, key=key))
 
 
 def pause(tries: int, pauses: Sequence[float]) -> timedelta:

@@ -116,14 +116,30 @@ async def test_the_hubs_own_machine_is_not_reached_however_it_is_spelt(odd: str,
     assert (await send(f"http://{host}:{port}/", more=[])).error == webhooks.FORBIDDEN
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "224.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe",
+     "2002:a9fe:a9fe::1", "::a9fe:a9fe", "fe80::1", "fe80::a9fe:a9fe", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+     "fd00:c1::a9fe:a9fe", "192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "64:ff9b::168.63.129.16",
+     "100.100.100.200", "fd00:42::42", "224.0.0.1", "0.0.0.0"],
+)  # fmt: skip
 def test_what_is_beside_the_machine_is_never_reached(address: str):
     assert not networks.allowed(ip_address(address), networks.read(["0.0.0.0/0", "::/0"]))
 
 
-@pytest.mark.parametrize("address", ["10.1.2.3", "172.20.0.1", "192.168.1.1", "fd12::1", "8.8.8.8", "2606:4700::1"])
+@pytest.mark.parametrize(
+    "address",
+    ["10.1.2.3", "172.20.0.1", "192.168.1.1", "fd12::1", "8.8.8.8", "2606:4700::1", "64:ff9b::8.8.8.8",
+     "::ffff:10.1.2.3", "2002:808:808::1"],
+)  # fmt: skip
 def test_public_and_private_receivers_are_reached(address: str):
     assert networks.allowed(ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "::1"])
+def test_the_machine_itself_is_reached_only_where_that_is_allowed(address: str):
+    assert not networks.allowed(ip_address(address))
+    assert networks.allowed(ip_address(address), networks.read(["127.0.0.0/8", "::1/128"]))
 
 
 async def test_a_name_is_looked_at_when_it_is_sent_to(odd: str, monkeypatch: pytest.MonkeyPatch):

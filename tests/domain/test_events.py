@@ -1,5 +1,8 @@
 """What happened is written once, with the change itself; it is told in one order, and to webhooks."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +14,7 @@ from remotegpu_hub.domain import allocations, environments, events, thresholds, 
 from remotegpu_hub.domain.events import Happened, Sight
 from remotegpu_hub.errors import Conflict, Invalid, NotFound
 from remotegpu_hub.observed import Reply
-from remotegpu_hub.orm import Delivery, DeliveryState, EndReason, Event, QuotaScope
+from remotegpu_hub.orm import Delivery, DeliveryState, EndReason, Event, QuotaScope, Webhook
 from remotegpu_hub.runtime import RETRIES
 from remotegpu_hub.units import GIB
 
@@ -267,6 +270,48 @@ def test_webhooks_have_an_address_each_and_are_not_too_many(world: World):
         hook(world, "environment.started", url=f"http://127.0.0.1:{1000 + number}/")
     with pytest.raises(Conflict):
         hook(world, "environment.started", url="http://127.0.0.1/")
+
+
+def test_what_was_paused_moved_or_removed_since_it_was_read_is_looked_at_again(world: World):
+    webhook = hook(world, "environment.started")
+    world.run("bob")
+    tell(world)
+    (found,) = due(world, webhook)
+
+    def again(**values: Any) -> webhooks.Due | None:
+        with begin(world.engine) as session:
+            webhooks.edit(session, webhook_id=webhook, values=values, actor=ADMIN, now=world.now)
+        with begin(world.engine, read_only=True) as session:
+            return webhooks.afresh(session, found, key=KEY)
+
+    moved = again(url="https://example.org/moved")
+    assert moved is not None
+    assert (moved.url, moved.secret) == ("https://example.org/moved", found.secret)
+    assert again(active=False) is None
+    assert again(active=True) is not None
+    with begin(world.engine) as session:
+        session.get_one(Webhook, webhook).deleted_at = world.now
+    with begin(world.engine, read_only=True) as session:
+        assert webhooks.afresh(session, found, key=KEY) is None
+        assert webhooks.waiting(session, now=world.now) == []
+    assert due(world, webhook) == [], "removed is removed, whatever else its row says"
+
+
+def test_a_webhook_that_was_removed_while_it_is_changed_stays_removed(engine: Engine, now: datetime):
+    webhook = hook(World(engine, now), "environment.started")
+    given: dict[str, Any] = {"webhook_id": webhook, "actor": ADMIN, "now": now}
+
+    def edit() -> None:
+        with begin(engine) as session:
+            webhooks.edit(session, values={"active": True}, **given)
+
+    with ThreadPoolExecutor(1) as threads:
+        with begin(engine) as session:
+            webhooks.remove(session, **given)
+            late = threads.submit(edit)
+            time.sleep(0.5)
+        with pytest.raises(NotFound):
+            late.result(30)
 
 
 def test_old_events_are_forgotten_in_small_parts_and_numbers_still_grow(world: World):

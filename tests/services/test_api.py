@@ -52,6 +52,7 @@ from remotegpu_hub.orm import (
     Host,
     HostStatus,
     Image,
+    QuotaModel,
     QuotaRequest,
     QuotaScope,
     Role,
@@ -138,7 +139,7 @@ TABLE: dict[str, frozenset[str]] = {
     "start_environment": HUB | {"member"},
     "stop_environment": MANAGERS | {"member"},
     "restart_environment": frozenset({"member"}),
-    "delete_environment": MANAGERS | {"member"},
+    "delete_environment": HUB | {"member"},
     "list_volumes": EVERYBODY,
     "list_all_volumes": HUB,
     "list_volumes_of_workspace": MEMBERS,
@@ -483,6 +484,23 @@ def test_of_many_edits_at_once_one_counts(desk: Desk, path: str, bodies: list[di
     assert codes == [200, *[412] * 7]
 
 
+def test_limits_that_are_set_at_once_by_who_saw_nothing_are_set_one_after_the_other(desk: Desk):
+    def edit(slots: int | None) -> int:
+        body = {"models": {"A100-80GB": slots}}
+        return desk.ask("hub admin", "PATCH", "workspaces/lab/quota", json=body).status_code
+
+    assert edit(3) == 200
+    with ThreadPoolExecutor(4) as threads:
+        with begin(desk.hub.engine) as session:
+            lab = workspaces.by_name(session, name="lab")
+            quotas.keep_still(session, scope=QuotaScope.WORKSPACE, workspace=lab, user=None)
+            session.execute(select(QuotaModel).with_for_update())
+            waiting = [threads.submit(edit, slots) for slots in (None, 5, None, 6)]
+            time.sleep(1)
+        assert [one.result() for one in waiting] == [200] * 4
+    assert edit(None) == 200
+
+
 def test_a_creation_that_is_repeated_makes_nothing_twice(desk: Desk):
     body = {"name": "once", "display_name": "只此一次", "owner": "alice"}
     create = lambda _: desk.ask("hub admin", "POST", "workspaces", json=body, headers={"Idempotency-Key": "k-1"})  # noqa: E731
@@ -497,6 +515,12 @@ def test_a_creation_that_is_repeated_makes_nothing_twice(desk: Desk):
     assert other.status_code == 409
     again = desk.ask("hub admin", "POST", "workspaces", json=body)
     assert again.status_code == 409, "without a key it is a second one of that name"
+
+
+def test_an_empty_group_links_a_workspace_to_none(desk: Desk):
+    body = {"name": "made-by-a-test", "display_name": "x", "owner": "alice", "hub_group": ""}
+    assert desk.ask("hub admin", "POST", "workspaces", json=body).json()["hub_group"] is None
+    assert desk.ask("hub admin", "GET", "workspaces/made-by-a-test").json()["hub_group"] is None
 
 
 def walk(ask: Callable[[str], httpx.Response], path: str) -> list[Any]:
@@ -708,6 +732,25 @@ def test_an_environment_is_made_once_however_often_it_is_asked_for_and_its_log_i
         assert desk.ask("member", "DELETE", f"environments/{found['id']}").is_success
 
 
+def test_two_of_one_name_at_once_are_two_environments_each_as_it_was_asked_for(desk: Desk):
+    def make(cpu: float) -> httpx.Response:
+        return desk.ask("member", "POST", "environments", json={"name": "twin", "workspace": "lab", "cpu": cpu})
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(make, (0.2, 0.3)))
+    made = [answer.json() for answer in answers]
+    try:
+        assert [answer.status_code for answer in answers] == [202, 202], made
+        for one in made:
+            desk.hub.until(lambda one=one: desk.hub.model("carol", one["server_name"]).get("ready"), "it runs")  # type: ignore[misc]
+        asked = [desk.hub.run_of("carol", one["server_name"]).cpu_millis for one in made]
+        assert asked == [200, 300], made
+        assert all(one["server_name"].startswith("twin-") for one in made)
+    finally:
+        for name in {one["server_name"] for one in made}:
+            desk.hub.stop_server("carol", name)
+
+
 def test_a_stream_ends_when_its_reader_loses_the_right_or_the_token(desk: Desk):
     desk.hub.start_server("carol", {"workspace": "lab"}, server="watched")
     try:
@@ -887,7 +930,7 @@ def test_a_home_is_given_up_by_its_user_and_what_is_shared_by_an_owner(desk: Des
     assert desk.ask("owner", "DELETE", path).status_code == desk.ask("owner", "GET", path).status_code == 404
 
 
-def test_only_its_user_or_an_admin_of_the_hub_lets_a_home_go_with_its_environment(desk: Desk):
+def test_only_its_user_or_an_admin_of_the_hub_deletes_an_environment_and_lets_its_home_go_with_it(desk: Desk):
     hub = desk.hub
     hub.add_users("holly")
     put_members(hub, zoe="member", holly="member")
@@ -897,14 +940,19 @@ def test_only_its_user_or_an_admin_of_the_hub_lets_a_home_go_with_its_environmen
         home = desk._home(session, holly, lab)
         first, last = session.scalars(select(Environment.id).where(Environment.user_id == holly.id))
     token, path = hub.token_of("holly"), f"environments/{first}?volume=true"
-    refused = desk.ask("owner", "DELETE", path)
-    assert (refused.status_code, "Only its user" in refused.json()["error"]["message"]) == (403, True)
+    for role in ("owner", "admin"):
+        for one in (path, f"environments/{first}"):
+            refused = desk.ask(role, "DELETE", one)
+            assert (refused.status_code, "Only its user" in refused.json()["error"]["message"]) == (403, True)
     assert desk.ask("owner", "DELETE", f"environments/{first}?volume=perhaps").status_code == 400
     assert desk.ask("stranger", "DELETE", path).status_code == 404
     shared = desk.ask("", "DELETE", path, token=token)
     assert (shared.status_code, shared.json()["error"]["facts"]) == (409, {"count": 1})
     assert "Other environments here use the same home" in see(hub, "holly", f"environments/{first}").text
-    assert desk.ask("owner", "DELETE", f"environments/{first}").status_code == 200
+    for user, offered in (("holly", True), ("admin", True), ("alice", False), ("bob", False)):
+        assert ("Delete…" in see(hub, user, f"environments/{first}").text) == offered, user
+    assert send(hub, "alice", f"environments/{first}/here/delete").status_code == 403
+    assert desk.ask("hub admin", "DELETE", f"environments/{first}").status_code == 200
     for page in ("", f"environments/{last}"):
         assert "all files in it are lost for good" in see(hub, "holly", page).text
     assert "all files in it" not in see(hub, "alice", f"environments/{last}").text

@@ -293,6 +293,19 @@ def test_a_test_is_sent_once_under_its_key_and_the_key_is_of_this_request_alone(
     assert len(receiver.got) == 1
 
 
+def test_who_removes_a_webhook_is_not_told_what_waited_for_it(hub: GpuHub, desk: Desk, receiver: Receiver):
+    made = desk.add(receiver.url, "quota.threshold")
+    receiver.holding.set()
+    with begin(hub.engine) as session:
+        for percent in range(10):
+            events.record(session, kind=EventKind.QUOTA, now=utcnow(), workspace_id=None, percent=percent)
+    hub.until(lambda: len(receiver.got) == 2, "two are being told", 10)
+    assert desk.client.delete(f"webhooks/{made['id']}").is_success
+    receiver.go_on.set()
+    time.sleep(2)
+    assert len(receiver.got) == 2, "the others were read already, and are not told"
+
+
 def test_a_killed_service_loses_nothing_and_a_dead_receiver_holds_nobody_up(
     hub: GpuHub, desk: Desk, receiver: Receiver
 ):

@@ -1,5 +1,6 @@
 """Limits of one member in their form, read and shown to the last unit; and lists of whom goes while they are read."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -9,11 +10,11 @@ from sqlalchemy import Engine, select
 from remotegpu_hub.db import begin
 from remotegpu_hub.domain import users, workspaces
 from remotegpu_hub.errors import Invalid
-from remotegpu_hub.orm import Environment
+from remotegpu_hub.orm import Environment, Role
 from remotegpu_hub.services import paging
-from remotegpu_hub.services.api import Call
+from remotegpu_hub.services.api import Call, Caller
 from remotegpu_hub.services.pages import View
-from remotegpu_hub.services.workspaces import limit_pages, member_pages, spaces
+from remotegpu_hub.services.workspaces import limit_pages, member_pages, space_pages, spaces
 from remotegpu_hub.units import GIB
 from tests.gpu_hubs import GpuHub
 from tests.worlds import ADMIN, World
@@ -66,6 +67,29 @@ def test_who_goes_while_a_list_is_read_is_left_out(engine: Engine, now: datetime
         shown, _ = spaces.list_members(asked)
         assert {"alice", "carol"} <= {one["user"] for one in shown} <= {"alice", "bob", "carol"}
         assert limit_pages.rows(session, [{"id": 10**9}]) == []
+
+
+def test_a_page_leaves_out_who_goes_and_what_goes_while_it_is_read(
+    engine: Engine, now: datetime, monkeypatch: pytest.MonkeyPatch
+):
+    world = World(engine, now).furnish(hosts=1)
+    world.workspace("others", owner="alice")
+    names = ["lab", "others", "renamed-meanwhile"]
+
+    def listed(given: Call) -> Any:
+        rows, following = list_members(given)
+        return [*rows, {**rows[0], "user": "renamed-meanwhile"}], following
+
+    list_members = spaces.list_members
+    monkeypatch.setattr(spaces, "list_members", listed)
+    with begin(engine, read_only=True) as session:
+        lab, bob = workspaces.by_name(session, name="lab"), users.by_name(session, name="bob")
+        asked = replace(
+            call(session, now), caller=Caller("bob", bob, frozenset(), hub_admin=False), workspace=lab, role=Role.MEMBER
+        )
+        assert [row.workspace.name for row in space_pages.rows_of(asked, View("en"), names)] == ["lab"]
+        found = member_pages.people(asked, View("en"), {})
+        assert [one.user for one in found.rows] == ["alice", "bob", "carol"]
 
 
 def test_a_link_into_an_environment_holds_its_whole_name(hub: GpuHub):

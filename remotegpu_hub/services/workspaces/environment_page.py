@@ -13,7 +13,7 @@ from ...orm import Allocation, EndReason, EnvironmentState
 from ..api import Needs, Route, call_of
 from ..pages import Page, View
 from .pages import VERBS, deletion_of, written_of_run
-from .runs import find, may_give_home_up
+from .runs import find, may_delete, may_read
 
 MOST_RUNS = 10
 DOTS = {"running": "free", "creating": "idle", "stopping": "idle", "error": "bad"}
@@ -26,7 +26,7 @@ def read_page(call: Any) -> dict[str, Any]:
     wanted = (selectinload(Allocation.host), selectinload(Allocation.ports), selectinload(Allocation.slots))
     newest = (
         select(Allocation, written_of_run())
-        .where(Allocation.environment_id == one.id)
+        .where(Allocation.environment_id == one.id, may_read(call, one, Allocation.workspace_id))
         .order_by(Allocation.id.desc())
         .limit(MOST_RUNS)
         .options(*wanted)
@@ -54,8 +54,9 @@ def read_page(call: Any) -> dict[str, Any]:
         "uuids": [held.gpu.uuid for held in run.slots if held.open] if run else [],
         "ends": allocations.deadlines(call.session, allocation_ids=[run.id]).get(run.id) if run else None,
         "may_change": may_change,
+        "may_delete": may_change and may_delete(call, one),
         "home": volumes.homes(call.session, user_id=one.user_id).get(one.workspace_id)
-        if run is None and may_change and may_give_home_up(call, one)
+        if run is None and may_change and may_delete(call, one)
         else None,
         "own": one.user_id == call.caller.person.id,
         "currency": prices.currency(call.session),

@@ -24,7 +24,7 @@ from .. import streams
 from ..api import LARGEST, Api, Call, Needs, Route, Shape, call_of
 from ..base import log
 from ..paging import Paging, page
-from .runs import find
+from .runs import find, may_read
 
 MOST_WAITING: Final = 500
 """Events that wait for a listener who reads slowly; then the stream ends, and they may go on from where they were."""
@@ -84,7 +84,10 @@ def list_events(call: Call) -> Any:
 
 def list_events_of_environment(call: Call) -> Any:
     one = find(call, may=Needs.MEMBER)
-    query = select(Event).where(Event.number.is_not(None), Event.user_id == one.user_id, Event.environment_id == one.id)
+    query = select(Event).where(
+        Event.number.is_not(None), Event.user_id == one.user_id, Event.environment_id == one.id,
+        may_read(call, one, Event.workspace_id),
+    )  # fmt: skip
     rows, following = page(
         call.session, query, call.query, sorts={"id": (Event.number,)}, sort="-id", shown=lambda event: event.id
     )  # fmt: skip

@@ -96,6 +96,7 @@ class _Of:
         def stored(value: Any) -> int | None:
             return UNLIMITED if value == "unlimited" else value
 
+        quotas.keep_still(self.call.session, scope=self.scope, workspace=self.workspace, user=self.user)
         row = quotas.put(
             self.call.session,
             scope=self.scope,

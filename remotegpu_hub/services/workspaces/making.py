@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 from typing import Any
 
 from pydantic import Field, StrictFloat, StrictInt
@@ -41,18 +42,21 @@ class Made(Shape):
 
 
 def create_environment(call: Call) -> Any:
-    """Ask the hub to start a server that nobody has yet. Repeated under its Idempotency-Key it is the same server."""
+    """Ask the hub to start a server that nobody has yet. Repeated under its Idempotency-Key it is the same server.
+
+    Without a key its name ends in what no other has: of two starts of one server the hub drops the second's options and
+    answers both alike.
+    """
     given: NewEnvironment = call.body
     options = given.model_dump(exclude_none=True)
     user = call.caller.person
     choice = choices.parse(options)
     environments.resolve(call.session, user=user, server_name="", choice=choice, rules=call.runtime.rules, kept=None)
-    names, user_name = _names(call.session, user.id), user.name
-    server = slug(given.name, names)
-    if call.key is not None:
-        server = f"{slug(given.name, ())}-{hashlib.sha256(call.key.encode()).hexdigest()[:8]}"
-        if server in names:
-            return Later(lambda: _answer(call, server))
+    user_name = user.name
+    end = hashlib.sha256(call.key.encode()).hexdigest()[:8] if call.key is not None else secrets.token_hex(4)
+    server = f"{slug(given.name, ())}-{end}"
+    if call.key is not None and server in _names(call.session, user.id):
+        return Later(lambda: _answer(call, server))
 
     async def act() -> dict[str, Any]:
         try:

@@ -20,6 +20,8 @@ PUT = route_of(spaces.put_member)
 KEPT = ("search", "role", "cursor")
 """Of the list: what a form comes back to."""
 HIGH = (Role.OWNER, Role.ADMIN)
+OUT = {"remove": "leave", "suspend": "suspended"}
+"""What shuts the page to whoever does it to themselves, and what they are told on the list of their workspaces."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def people(call: Call, view: View, asked: dict[str, str]) -> People:
     held = running_of(call.session, call.space, list(ids.values()))
     rows = []
     for one in shown:
+        if one["user"] not in ids:  # gone meanwhile
+            continue
         runs = held[ids[one["user"]]]
         gpus = sum(millis for _, millis in runs)
         rows.append(
@@ -140,6 +144,9 @@ class ChangeMember(SpacePage):
                 await self.do(PUT, path, body, seen=self.given("seen"))
         except RemoteGPUError as error:
             await show_members(self, name, error)
+            return
+        if user == self.current_user["name"] and verb in OUT:
+            self.back("spaces", told=OUT[verb])
             return
         self.onward(name, "members", told=verb, **self.asked(*KEPT))
 

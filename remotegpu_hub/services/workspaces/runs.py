@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import select, true
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from ... import plain
@@ -29,7 +29,6 @@ from ...orm import (
 from ..api import ROLES, Call, Later, Needs, Route, Shape
 from ..base import hub_client
 from ..paging import Paging, page
-from .volumes import of_somebody_else
 
 HOLDING = (EnvironmentState.CREATING, EnvironmentState.RUNNING, EnvironmentState.STOPPING)
 """States in which an environment has a run that is not over."""
@@ -201,13 +200,22 @@ def find(call: Call, *, may: Needs) -> Environment:
     return one
 
 
+def may_read(call: Call, one: Environment, workspace_id: Any) -> Any:
+    """The condition on what belongs to an environment's past, each in the workspace of this column: its user and admins
+    of the hub read all, everybody else what was in its present workspace."""
+    if call.caller.hub_admin or one.user_id == call.caller.person.id:
+        return true()
+    return workspace_id == one.workspace_id
+
+
 def read_environment(call: Call) -> Any:
     return shown_all(call.session, [find(call, may=Needs.MEMBER)], call.runtime.settings.ssh_user)[0]
 
 
 def list_runs(call: Call) -> Any:
-    query = select(Allocation).where(Allocation.environment_id == find(call, may=Needs.MEMBER).id)
-    query = query.options(selectinload(Allocation.host))
+    one = find(call, may=Needs.MEMBER)
+    theirs = (Allocation.environment_id == one.id, may_read(call, one, Allocation.workspace_id))
+    query = select(Allocation).where(*theirs).options(selectinload(Allocation.host))
 
     def past(run: Allocation) -> dict[str, Any]:
         columns = ("state", "requested_at", "started_at", "ended_at", "end_reason")
@@ -245,16 +253,16 @@ def restart_environment(call: Call) -> Any:
     return asking(call, again)
 
 
-def may_give_home_up(call: Call, one: Environment) -> bool:
-    """Whether the caller may have this environment's home deleted too, as `DELETE volumes/{id}` lets them."""
+def may_delete(call: Call, one: Environment) -> bool:
+    """Whether it is the caller's to delete, and its home with it: those who may stop others' keep what others made."""
     return call.caller.hub_admin or one.user_id == call.caller.person.id
 
 
 def delete_environment(call: Call) -> Any:
-    one = find(call, may=Needs.MANAGER)
+    one = find(call, may=Needs.STARTER)
     asked: DeletionAsked = call.query
-    if asked.volume and not may_give_home_up(call, one):
-        raise of_somebody_else()
+    if not may_delete(call, one):
+        raise Denied("Only its user, or an admin of the hub, deletes it.")
     user, name = one.user.name, one.server_name
     environments.delete(
         call.session, user_id=one.user_id, server_name=name, actor=call.actor, now=call.now, with_home=asked.volume

@@ -52,9 +52,13 @@ class Row:
     gpus: Bar
 
 
-def rows_of(call: Call, view: View, found: Sequence[Workspace]) -> list[Row]:
-    """What the list shows of each: three statements for all of them, and one for each."""
-    session, ids = call.session, [one.id for one in found]
+def rows_of(call: Call, view: View, names: Sequence[str]) -> list[Row]:
+    """What the list shows of each: four statements for all of them, and one for each. Without what the reader is no
+    member of any more, or what has another name by now."""
+    session = call.session
+    by_name = {one.name: one for one in session.scalars(select(Workspace).where(Workspace.name.in_(names)))}
+    found = [by_name[name] for name in names if name in by_name]
+    ids = [one.id for one in found]
     person = call.caller.person
     members = workspaces.count_members(session, workspace_ids=ids)
     roles = {
@@ -66,6 +70,8 @@ def rows_of(call: Call, view: View, found: Sequence[Workspace]) -> list[Row]:
     terms = {one.workspace_id: one for one in session.scalars(select(Budget).where(Budget.workspace_id.in_(ids)))}
     rows = []
     for one in found:
+        if one.id not in roles:
+            continue
         level = quotas.levels(
             session, user_id=person.id, workspace_id=one.id, time_zone=one.time_zone, now=call.now
         )["workspace"]  # fmt: skip
@@ -99,9 +105,7 @@ async def show_mine(page: SpacePage, error: RemoteGPUError | None = None) -> Non
         query = check(spaces.WorkspacesAsked, {**asked, "limit": A_PAGE})
         call = call_of(page, session, route, {}, query, None)
         shown, following = route.work(call)
-        names = [one["name"] for one in shown]
-        by_name = {one.name: one for one in session.scalars(select(Workspace).where(Workspace.name.in_(names)))}
-        rows = rows_of(call, view, [by_name[name] for name in names])
+        rows = rows_of(call, view, [one["name"] for one in shown])
         opened = invitations.open_of(session, user=call.caller.person, now=call.now)
         return view, rows, following, [invitation_routes.shown(call, one) for one in opened]
 

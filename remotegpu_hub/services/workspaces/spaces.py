@@ -154,7 +154,7 @@ def create_workspace(call: Call) -> Any:
         display_name=given.display_name,
         owner=users.named(call.session, name=given.owner, now=call.now),
         kind=WorkspaceKind(given.kind),
-        hub_group=given.hub_group,
+        hub_group=given.hub_group or None,
         time_zone=given.time_zone,
         actor=call.actor,
         now=call.now,

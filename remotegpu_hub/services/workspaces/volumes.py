@@ -88,15 +88,10 @@ def read_volume(call: Call) -> Any:
     return shown(call.session, [_find(call)[0]])[0]
 
 
-def of_somebody_else() -> Denied:
-    """What is told of a home that the caller may not give up."""
-    return Denied("Only its user, or an admin of the hub, gives up a home.")
-
-
 def delete_volume(call: Call) -> None:
     found, may = _find(call)
     if not may and found.kind == VolumeKind.HOME:
-        raise of_somebody_else()
+        raise Denied("Only its user, or an admin of the hub, gives up a home.")
     if not may:
         raise Denied("Only an owner of the workspace, or an admin of the hub, gives up what its members share.")
     volumes.delete(call.session, volume_id=found.id, actor=call.actor, now=call.now)

@@ -14,7 +14,7 @@ from ..api import LARGEST, Call, Moment, Needs, Route, Shape
 from ..paging import Paging, page
 from ..streams import Lines
 from . import site
-from .runs import Way, find
+from .runs import Way, find, may_read
 
 MOST_LINES = 5000
 
@@ -99,9 +99,13 @@ def list_access(call: Call) -> Any:
 
 
 def _newest(call: Call, number: int | None) -> Allocation | None:
-    """The environment's newest run, or the one with this number. Raises: NotFound for one of another environment."""
+    """The environment's newest run, or the one with this number.
+
+    Raises: NotFound for one of another environment, or of another workspace of its user.
+    """
     one = find(call, may=Needs.MEMBER)
-    query = select(Allocation).where(Allocation.environment_id == one.id).order_by(Allocation.id.desc())
+    theirs = (Allocation.environment_id == one.id, may_read(call, one, Allocation.workspace_id))
+    query = select(Allocation).where(*theirs).order_by(Allocation.id.desc())
     if number is not None:
         query = query.where(Allocation.id == number)
     found = call.session.scalar(query.limit(1))
