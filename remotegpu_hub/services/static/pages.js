@@ -41,7 +41,8 @@
     field.classList.add("is-invalid");
     field.setAttribute("aria-invalid", "true");
     field.setAttribute("aria-describedby", `${says.id} ${field.getAttribute("aria-describedby") || ""}`.trim());
-    field.focus();
+    field.focus({ preventScroll: true });
+    field.scrollIntoView({ block: "center" }); // and what is said below it
   }
 
   // One question open at a time; Escape closes it.
