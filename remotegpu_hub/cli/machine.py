@@ -215,10 +215,11 @@ _LAST_GIVEN = {
 def check_numbers(place: Place, engine: Engine) -> Findings:
     """Whether something on the cluster has a number that the database has still to give: the next run or volume of that
     number would meet it."""
-    if place.running is None or place.running.local:
+    settings = place.settings
+    if settings is None or settings.local:
         return
     try:
-        worn = asyncio.run(_numbers_worn(Runtime(place.running)))
+        worn = asyncio.run(_numbers_worn(Runtime(settings)))
     except RemoteGPUError as error:
         yield warn("numbers", str(error))
         return

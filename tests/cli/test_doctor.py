@@ -163,7 +163,11 @@ def test_numbers_on_the_cluster_that_the_database_has_yet_to_give_are_told(
     doctor, hub_was_here, world, engine, monkeypatch
 ):
     run = world.run("bob")
-    Runtime(replace(hub_was_here, local=False)).write("remotegpu-runtime.json")
+    there = replace(hub_was_here, local=False)
+    Runtime(replace(there, db_url="sqlite:///another-hubs.sqlite")).write("remotegpu-runtime.json")
+    monkeypatch.setattr(workers, "site_of", lambda _runtime: Restored(run.id + 5, 7))
+    assert ("numbers", "problem") not in doctor(code=1), "another hub's cluster says nothing of this database"
+    Runtime(there).write("remotegpu-runtime.json")
     site = Restored(run.id + 5, 7)
     monkeypatch.setattr(workers, "site_of", lambda _runtime: site)
     (told,) = doctor(code=1)["numbers", "problem"]
