@@ -27,6 +27,7 @@ from ..orm import (
     Host,
     User,
     VolumeKind,
+    locked,
 )
 from ..units import ceil_second, floor_second
 from . import budgets, environments, inventory, placement, ports, prices, quotas, volumes
@@ -205,7 +206,7 @@ def by_attempt(session: Session, *, attempt: str, lock: bool = False) -> Allocat
     """The run that this start made, if it was admitted."""
     query = select(Allocation).where(Allocation.attempt == attempt)
     if lock:
-        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+        query = locked(query)
     return session.scalar(query)
 
 

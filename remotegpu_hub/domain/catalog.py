@@ -3,19 +3,14 @@
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from ..errors import Conflict
-from ..orm import Flavor, Image, ImageStatus, User, Visibility, Workspace
+from ..orm import Flavor, Image, ImageStatus, User, Visibility, Workspace, locked
 from .audit import Actor, record
 
 T = TypeVar("T")
-
-
-def _still(query: Select[T]) -> Select[T]:
-    """The rows of a query as they are now, which nobody else changes until the transaction ends."""
-    return query.with_for_update(key_share=True).execution_options(populate_existing=True)
 
 
 def put_image(
@@ -29,8 +24,8 @@ def put_image(
     **columns: Any,
 ) -> Image:
     """Add an image to the catalogue, or bring the known one to these columns."""
-    image = session.scalar(
-        _still(select(Image).where(Image.reference == reference, func.coalesce(Image.digest, "") == (digest or "")))
+    image: Image | None = session.scalar(
+        locked(select(Image).where(Image.reference == reference, func.coalesce(Image.digest, "") == (digest or "")))
     )
     wanted = {"display_name": display_name, **columns}
     if image is not None and image.status == ImageStatus.RETIRED:
@@ -93,7 +88,7 @@ def put_flavor(
         "workspace_id": workspace.id if workspace else None,
         "retired": False,
     }
-    flavor = session.scalar(_still(select(Flavor).where(Flavor.name == name)))
+    flavor: Flavor | None = session.scalar(locked(select(Flavor).where(Flavor.name == name)))
     if flavor is None:
         flavor = Flavor(name=name, **wanted)
         session.add(flavor)
@@ -114,7 +109,7 @@ def put_flavor(
 
 def retire_flavor(session: Session, *, flavor: Flavor, actor: Actor, now: datetime) -> None:
     """Let nobody choose it any more; environments that chose it keep their numbers. Twice is a no-op."""
-    session.scalar(_still(select(Flavor).where(Flavor.id == flavor.id)))
+    session.scalar(locked(select(Flavor).where(Flavor.id == flavor.id)))
     if flavor.retired:
         return
     flavor.retired = True

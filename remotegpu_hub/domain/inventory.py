@@ -28,6 +28,7 @@ from ..orm import (
     HostModel,
     HostStatus,
     User,
+    locked,
 )
 from . import events
 from .audit import SYSTEM, Actor, record
@@ -68,11 +69,6 @@ class Drained:
 
 DRAINED: Final = "Its host was taken out of work by an admin."
 """What the user of a run reads that a drain ends."""
-
-
-def _locked(query: Any) -> Any:
-    """The rows as they are once nobody else changes them, also where the session has read them before."""
-    return query.with_for_update(key_share=True).execution_options(populate_existing=True)
 
 
 def hosts(session: Session) -> list[Host]:
@@ -152,7 +148,7 @@ def sync(session: Session, *, hosts: Iterable[ObservedHost], now: datetime) -> N
 def seen(session: Session, *, names: Collection[str], now: datetime) -> None:
     """Note that these hosts are there as they were."""
     here = (Host.name.in_(names), Host.status != HostStatus.OFFLINE)
-    session.execute(_locked(select(Host.id).where(*here).order_by(Host.name)))  # in everybody's order
+    session.execute(locked(select(Host.id).where(*here).order_by(Host.name)))  # in everybody's order
     session.execute(update(Host).where(*here).values(last_seen_at=now).execution_options(synchronize_session=False))
 
 
@@ -172,7 +168,7 @@ def miss(session: Session, *, pool: str | None, seen: Collection[str], now: date
 
 
 def _sync_host(session: Session, observed: ObservedHost, now: datetime) -> None:
-    host = session.scalar(_locked(select(Host).where(Host.name == observed.name)))
+    host = session.scalar(locked(select(Host).where(Host.name == observed.name)))
     facts: dict[str, Any] = {
         "pool": observed.pool,
         "address": observed.address,
@@ -246,7 +242,7 @@ def recount(session: Session, *, host_id: int) -> None:
 
     The row lock on the host keeps admissions out, so the sums cannot be overtaken.
     """
-    host = session.scalars(_locked(select(Host).where(Host.id == host_id))).one()
+    host = session.scalars(locked(select(Host).where(Host.id == host_id))).one()
     _mark_usable(session, host_id)
     kept = AllocationSlot.slot_id.is_not(None) & ~Gpu.uuid.contains(COUNTED)
     usable = {
@@ -339,7 +335,7 @@ def score(cpu: Any, memory: Any, gpu: Any) -> Any:
 
 def host_by_name(session: Session, *, name: str) -> Host:
     """Find a host. Raises: NotFound."""
-    host: Host | None = session.scalar(_locked(select(Host).where(Host.name == name)))
+    host: Host | None = session.scalar(locked(select(Host).where(Host.name == name)))
     if host is None:
         raise NotFound(f"The host {name}")
     return host
@@ -426,7 +422,7 @@ def set_gpu_status(
     if len(found) > 1:
         raise Conflict("More than one host has a GPU {uuid}. Name it by its host and number.", uuid=uuid)
     gpu = found[0]
-    session.scalars(_locked(select(Host).where(Host.id == gpu.host_id))).one()
+    session.scalars(locked(select(Host).where(Host.id == gpu.host_id))).one()
     before = gpu.status
     gpu.status = status
     session.flush()

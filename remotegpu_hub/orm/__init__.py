@@ -1,6 +1,6 @@
 """Tables only, no verbs."""
 
-from .base import PREFIX, Base, UTCDateTime
+from .base import PREFIX, Base, UTCDateTime, locked
 from .events import Delivery, DeliveryState, Event, EventKind, Told, Webhook
 from .housekeeping import Answered, AuditEntry, Fact, TickLease
 from .inventory import Flavor, Gpu, GpuSlot, GpuStatus, Host, HostModel, HostStatus, Image, ImageStatus, Visibility
@@ -103,4 +103,5 @@ __all__ = [
     "Workspace",
     "WorkspaceKind",
     "WorkspaceStatus",
+    "locked",
 ]

@@ -56,6 +56,12 @@ NO_REUSE = {"sqlite_autoincrement": True}
 """Without it SQLite gives the id of a deleted last row to the next one."""
 
 
+def locked(query: Any) -> Any:
+    """The rows of a query as they are once nobody else changes them, also where the session has read them before; held
+    still until the transaction ends, though others may refer to them."""
+    return query.with_for_update(key_share=True).execution_options(populate_existing=True)
+
+
 class HasId:
     id: Mapped[int] = mapped_column(BigId, primary_key=True, sort_order=-10)
 
