@@ -65,11 +65,12 @@ class Courier:
         self._ending = False
         async with receivers.client() as http:
             try:
-                while loop.time() < end:
+                while not self._ending or not all(one.done() for one in serving.values()):
                     for webhook_id in await asyncio.to_thread(self._look):
-                        if webhook_id not in serving or serving[webhook_id].done():
+                        if not self._ending and (webhook_id not in serving or serving[webhook_id].done()):
                             serving[webhook_id] = asyncio.create_task(self._serve(http, webhook_id))
                     await asyncio.sleep(LOOK_SECONDS)
+                    self._ending = loop.time() >= end  # the last tries may take long, and new events wait for none
             finally:
                 self._ending = True
                 await asyncio.gather(*serving.values(), return_exceptions=True)

@@ -123,7 +123,6 @@ class Runtime:
         self.settings = settings
         self.hosts_written: dict[str, Host] = {}
         """What this process last wrote of each host."""
-        """Volumes that were given up, of which this process saw that nothing is left: a name is never used twice."""
 
     @classmethod
     def read(cls, path: str) -> "Runtime":

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Error, Page, sync_playwright
 
 from tests.hubs import free_ports
 
@@ -73,6 +73,25 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Go to a page once more where Chromium let the request go because this machine's network changed: the tests'
+    cluster gives each of its pods an interface."""
+    go = Page.goto
+
+    def goto(page: Page, url: str, **given: Any) -> Any:
+        try:
+            return go(page, url, **given)
+        except Error as error:
+            if "ERR_NETWORK_CHANGED" not in str(error):
+                raise
+            return go(page, url, **given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Page, "goto", goto)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The stream of events and the webhooks behind a real hub, with real listeners and receivers."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -15,11 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Engine
 
+from remotegpu_hub import courier
 from remotegpu_hub.db import begin
-from remotegpu_hub.domain import environments, events, users
+from remotegpu_hub.domain import environments, events, users, webhooks
+from remotegpu_hub.domain.audit import SYSTEM
 from remotegpu_hub.orm import EventKind
-from remotegpu_hub.runtime import utcnow
+from remotegpu_hub.runtime import Runtime, Settings, utcnow
 from tests.gpu_hubs import GpuHub
 
 from .conftest import put_members
@@ -66,6 +70,10 @@ class Ear:
     def kinds(self) -> list[str]:
         return [one["kind"] for one in self.heard]
 
+    def of(self, server: str) -> list[str]:
+        """What was heard of one server."""
+        return [one["kind"] for one in self.heard if one["detail"].get("server_name") == server]
+
     def close(self) -> None:
         self._closing = True
         for connection in self._client._transport._pool.connections:  # type: ignore[attr-defined]
@@ -104,7 +112,7 @@ def test_everybody_hears_what_they_may_see_and_goes_on_where_they_were(hub: GpuH
     remove(hub, "dave")
     hub.stop_server("carol", "heard")
     for ear in (carol, admin):
-        hub.until(lambda ear=ear: ear.kinds[-4:] == ALL_STATES, "all of it was told", 10)  # type: ignore[misc]
+        hub.until(lambda ear=ear: ear.of("heard") == ALL_STATES, "all of it was told", 30)  # type: ignore[misc]
     time.sleep(1.5)
     assert (dave.kinds, eve.kinds) == (ALL_STATES[:2], []), "who was removed hears nothing more, a stranger nothing"
     assert [one.kinds for one in idle] == [[], []], "nor does who asked for their own alone"
@@ -337,6 +345,41 @@ def test_a_killed_service_loses_nothing_and_a_dead_receiver_holds_nobody_up(
         hub.until(lambda: hub.ticked("thresholds"), "limits are looked at")
     finally:
         dead.close()
+
+
+async def test_the_end_of_a_shift_waits_for_a_dead_receiver_and_new_events_do_not(
+    engine: Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(courier, "SHIFT_SECONDS", 0.2)
+    receiver.holding.set()
+    runtime = Runtime(Settings(db_url="", webhook_key="k" * 32, webhook_networks=["127.0.0.0/8"]))
+    runtime.engine = engine  # type: ignore[misc]
+    with begin(engine) as session:
+        webhooks.create(
+            session, url=receiver.url, kinds=["quota.threshold"], key="k" * 32, actor=SYSTEM, now=utcnow()
+        )  # fmt: skip
+
+    def happen() -> None:
+        with begin(engine) as session:
+            events.record(session, kind=EventKind.QUOTA, now=utcnow(), workspace_id=None)
+
+    def numbered() -> int:
+        with begin(engine, read_only=True) as session:
+            return events.newest(session)
+
+    happen()
+    shift = asyncio.create_task(courier.Courier(runtime).shift())
+    async with asyncio.timeout(30):
+        while not receiver.got:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+        happen()
+        while numbered() < 2:
+            assert not shift.done(), "the receiver was waited for, and so was everybody else"
+            await asyncio.sleep(0.05)
+        receiver.go_on.set()
+        await shift
+    assert len(receiver.got) == 1, "what comes after the shift's end is for the next one"
 
 
 def test_every_state_of_an_environment_has_its_event():
