@@ -768,6 +768,9 @@ def test_a_stream_ends_when_its_reader_loses_the_right_or_the_token(desk: Desk):
                 for _line in live.iter_lines():
                     pass
         assert desk.ask("admin", "GET", f"environments/{one['id']}/logs").status_code == 403
+        put_members(desk.hub, carol="viewer")
+        refused = desk.ask("member", "POST", f"environments/{one['id']}/stop")
+        assert (refused.status_code, "You are a viewer" in refused.json()["error"]["message"]) == (403, True)
     finally:
         put_members(desk.hub)
         desk.hub.stop_server("carol", "watched")
