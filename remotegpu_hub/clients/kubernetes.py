@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ WATCH_SECONDS: Final = 30
 SILENCE_SECONDS: Final = 10
 _LATER: Final = frozenset({429, 500, 502, 503, 504})
 _CONNECT_SECONDS: Final = 5
+_OWN_RULES: Final = re.compile(r"is forbidden: (?!User )|denied the request")
+"""A ResourceQuota, Pod Security or a webhook of the cluster, told from a right that is lacking."""
 _PATCH: Final = "application/merge-patch+json"
 
 
@@ -324,8 +327,12 @@ def _error(status: int, told: Object, verb: str, what: str, after_seconds: int |
     message = str(told.get("message") or told.get("reason") or status)
     if status == 401:
         return Denied("The cluster does not know this hub: its token or certificate is not accepted.")
-    if status == 403 and ("exceeded quota" in message or "failed quota" in message):
-        return Conflict("The cluster's own ResourceQuota refuses it: {reason}", reason=message)
+    if status in _LATER or (status == 403 and "status unknown for quota" in message):  # it was made a moment ago
+        return Unavailable(
+            "The cluster answers {status}: {reason}", status=status, reason=message, after_seconds=after_seconds
+        )
+    if status == 403 and _OWN_RULES.search(message):
+        return Conflict("The cluster's own rules refuse it: {reason}", reason=message)
     if status == 403:
         return Denied(
             "The cluster does not let this hub do that ({reason}). Apply the rules in docs/kubernetes.md.",
@@ -339,10 +346,6 @@ def _error(status: int, told: Object, verb: str, what: str, after_seconds: int |
         return Gone("The cluster has forgotten that version.")
     if status in (400, 413, 422):
         return Invalid("The cluster does not accept it: {reason}", reason=message)
-    if status in _LATER:
-        return Unavailable(
-            "The cluster answers {status}: {reason}", status=status, reason=message, after_seconds=after_seconds
-        )
     return RemoteGPUError("The cluster answers {status} to {verb}: {reason}", status=status, verb=verb, reason=message)
 
 

@@ -4,6 +4,7 @@ answers wrong, late, half or not at all."""
 import asyncio
 import datetime
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -104,20 +105,30 @@ async def test_errors_are_ours_and_say_what_to_do(front: Front, kube: Kubernetes
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
+        ('pods "p" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes', Conflict),
+        ('admission webhook "policies.example.org" denied the request: no registry but ours', Conflict),
         ('pods "p" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=2', Conflict),
         ('pods "p" is forbidden: failed quota: all: must specify limits.cpu', Conflict),
+        ('pods "p" is forbidden: status unknown for quota: gpus, resources: requests.nvidia.com/gpu', Unavailable),
         (
             'pods is forbidden: User "hub" cannot create resource "pods" in API group "" in the namespace "quota-a"',
             Denied,
         ),
     ],
-    ids=["exceeded", "failed", "a right that is lacking in a namespace of that name"],
+    ids=[
+        "pod security",
+        "a webhook",
+        "exceeded",
+        "failed",
+        "not counted yet",
+        "a right that is lacking in a namespace of that name",
+    ],
 )
-async def test_a_quota_of_the_cluster_is_told_from_a_right_that_is_lacking(
+async def test_a_rule_of_the_cluster_is_told_from_a_right_that_is_lacking(
     front: Front, kube: Kubernetes, said: str, kind: type[Exception]
 ) -> None:
     front.faults.append(Fault(status=403, said=said))
-    with pytest.raises(kind, match="quota"):
+    with pytest.raises(kind, match=re.escape(said)):
         await kube.create(CONFIG_MAPS, note("a"), "default")
 
 

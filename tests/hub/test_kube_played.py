@@ -206,6 +206,25 @@ def test_a_home_that_another_host_has_is_told_and_given_up_long_before_the_time_
     assert "rgpu-alice-1-x" in run.environment.message
 
 
+def test_what_a_quota_of_the_cluster_refuses_is_told_at_once_and_holds_nothing(hub: KubeHub):
+    where = f"/api/v1/namespaces/{hub.namespace}/resourcequotas"
+    body = {"metadata": {"name": "no-gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "0"}}}
+    hub.kube(lambda kube: kube._json("POST", where, body=body))
+    try:
+        counted = lambda: hub.kube(lambda kube: kube._json("GET", f"{where}/no-gpus"))["status"].get("hard")  # noqa: E731
+        hub.until(counted, "the cluster counts")
+        hub.ask("alice", {"workspace": "lab", "image": hub.image("plain"), "ports": ["tensorboard"], **ONE_GPU})
+        hub.until_free("alice", seconds=20)
+        run = hub.run_of("alice")
+        assert (run.end_reason, run.environment.state) == (EndReason.FAILED, EnvironmentState.ERROR)
+        assert "The cluster's own rules refuse it" in run.environment.message
+        assert "exceeded quota: no-gpus" in run.environment.message
+        assert hub.kube(lambda kube: kube.list(SERVICES, hub.namespace)).items == []
+    finally:
+        hub.kube(lambda kube: kube._json("DELETE", f"{where}/no-gpus"))
+    start(hub, "alice")
+
+
 def test_a_node_that_loses_gpus_is_shown_with_what_it_has_and_what_runs_stays(hub: KubeHub):
     node = start(hub, "alice", gpus=8)["spec"]["nodeName"]
     path = NODES.path(None, node, "status")
