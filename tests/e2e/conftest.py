@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Error, Page, expect, sync_playwright
 
 from tests.hubs import free_ports
 
@@ -99,6 +99,7 @@ def chromium() -> Iterator[Browser]:
     """Closed with its file: while it is open, this thread has an event loop, and nothing else may begin one."""
     if CHROMIUM is None:
         pytest.skip("NO CHROMIUM: the browser tests did not run. Install Debian's package chromium.")
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser

@@ -37,9 +37,9 @@ def test_what_runs_where_the_budget_is_spent_is_told_until_when_and_ends(hub: Gp
             assert words.sentence("zh", budgets.SPENT) in see(hub, "carol", page, language="zh").text, page
         path, token = f"api/environments/{told['id']}/events", hub.token_of("carol")
         newest = lambda: hub.service("workspaces", path, token=token).json()["items"][0]["kind"]  # noqa: E731
-        hub.until(lambda: newest() == "environment.deadline", "who listens is told", 10)
+        hub.until(lambda: newest() == "environment.deadline", "who listens is told", 30)
         hub.world.budget("lab", 10**6, BudgetAction.STOP)
-        hub.until(lambda: newest() == "environment.spared", "who listens is told", 10)
+        hub.until(lambda: newest() == "environment.spared", "who listens is told", 30)
         assert environment(hub)["run"]["stops_at"] is None
         hub.world.budget("lab", 0, BudgetAction.STOP)
         workers.follow_budgets(hub.runtime)

@@ -78,7 +78,7 @@ def test_what_it_printed_in_another_workspace_is_not_read(moved: Moved, user: st
 @pytest.mark.parametrize("user", READS_ALL)
 def test_what_happened_in_another_workspace_is_not_told(moved: Moved, user: str):
     wanted = {"~carol", "lab"} if READS_ALL[user] else {"lab"}
-    moved.hub.until(lambda: len(moved.items("carol", "events")) == 8, "both runs were told", 10)
+    moved.hub.until(lambda: len(moved.items("carol", "events")) == 8, "both runs were told", 30)
     assert {one["workspace"] for one in moved.items(user, "events")} == wanted
 
 
