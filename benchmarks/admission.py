@@ -46,7 +46,7 @@ class Size:
 
 
 FULL = Size(hosts=(100, 1000, 10_000), clients=16, threads=4, rounds=6, warm=12, turns=20, ended=town.ENDED_RUNS)
-QUICK = Size(hosts=(20, 40), clients=2, threads=2, rounds=1, warm=6, turns=5, ended=200)
+QUICK = Size(hosts=(20, 40), clients=2, threads=2, rounds=1, warm=6, turns=40, ended=200)
 
 
 def main() -> None:
