@@ -59,7 +59,7 @@ class Square:
 class HostRow:
     host: Host
     squares: list[Square]
-    models: str
+    models: list[str]
     cpu_percent: int
     memory_percent: int
     runs: list[Allocation]
@@ -187,7 +187,7 @@ def _row(host: Host, squares: list[Square], there: list[Allocation], ends_at: da
         return round(100 * used / whole) if whole else 0
 
     return HostRow(
-        host, squares, ", ".join(sorted({one.gpu.model for one in squares})),
+        host, squares, sorted({one.gpu.model for one in squares}),
         percent(host.used_cpu_millis + host.foreign_cpu_millis, host.cpu_millis),
         percent(host.used_memory_bytes + host.foreign_memory_bytes, host.memory_bytes),
         there, ends_at,
