@@ -224,6 +224,15 @@ def end_lease(engine: Engine, *, name: str, holder: str, now: datetime) -> None:
         )
 
 
+def give_back(engine: Engine, *, holder: str, now: datetime) -> None:
+    """Give back whatever right this process still has, as its last act: the next one may be on another machine, and
+    would wait until they expire."""
+    with begin(engine) as session:
+        session.execute(
+            update(TickLease).where(TickLease.holder == holder, TickLease.expires_at > now).values(expires_at=now)
+        )
+
+
 async def every(
     runtime: Runtime,
     name: str,

@@ -13,7 +13,7 @@ from remotegpu_hub.domain.allocations import Snapshot
 from remotegpu_hub.errors import Unavailable
 from remotegpu_hub.observed import Part, Run, Server
 from remotegpu_hub.orm import AllocationState, EndReason
-from remotegpu_hub.workers import Fault, compare, end_lease, every, take_lease
+from remotegpu_hub.workers import Fault, compare, end_lease, every, give_back, take_lease
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
@@ -145,6 +145,14 @@ def test_one_holder_ticks_at_a_time_until_its_lease_ends_or_expires(engine: Engi
     later = NOW + timedelta(seconds=70)
     assert not take(engine, "elsewhere 3:3:a", later, since=NOW + timedelta(seconds=60)), "done just now"
     assert take(engine, "elsewhere 3:3:a", later, since=later)
+
+
+def test_who_ends_in_order_gives_back_what_is_its_own(engine: Engine) -> None:
+    assert take(engine, "elsewhere 1:1:a", NOW)
+    give_back(engine, holder="elsewhere 2:2:a", now=NOW + timedelta(seconds=1))
+    assert not take(engine, "elsewhere 2:2:a", NOW + timedelta(seconds=1))
+    give_back(engine, holder="elsewhere 1:1:a", now=NOW + timedelta(seconds=2))
+    assert take(engine, "elsewhere 2:2:a", NOW + timedelta(seconds=2)), "at once, and it was not done"
 
 
 def test_a_holder_of_this_machine_that_died_loses_its_lease_at_once(engine: Engine) -> None:

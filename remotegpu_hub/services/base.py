@@ -24,14 +24,14 @@ from sqlalchemy.orm import Session
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from .. import origin, words
+from .. import origin, words, workers
 from ..clients import processes
 from ..clients.hub import HubClient
 from ..db import begin
 from ..domain import users
-from ..errors import Denied, NotFound, RemoteGPUError, TooLarge, TooMany
+from ..errors import Denied, NotFound, RemoteGPUError, TooLarge, TooMany, Unavailable
 from ..orm import User
-from ..runtime import RUNTIME_VARIABLE, Runtime
+from ..runtime import RUNTIME_VARIABLE, Runtime, utcnow
 
 T = TypeVar("T")
 log = logging.getLogger("remotegpu")
@@ -233,6 +233,8 @@ def run(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     end_older_copy(Path(f"{path}.{os.environ['JUPYTERHUB_SERVICE_NAME']}.pid"), module)
     asyncio.run(_serve(runtime, routes, ticks))
+    with suppress(Unavailable):
+        workers.give_back(runtime.engine, holder=workers.holder(), now=utcnow())
 
 
 async def _serve(

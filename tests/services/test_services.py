@@ -7,7 +7,11 @@ import time
 import httpx
 import psutil
 import pytest
+from sqlalchemy import select
 
+from remotegpu_hub.db import begin
+from remotegpu_hub.orm import TickLease
+from remotegpu_hub.runtime import utcnow
 from tests.gpu_hubs import A100, GpuHub
 
 from .conftest import ROLES, put_members
@@ -97,6 +101,14 @@ def test_a_service_that_is_killed_alone_comes_back(hub: GpuHub) -> None:
     os.kill(before, signal.SIGKILL)
     hub.until(lambda: hub.service("billing", "").status_code == 200, "billing answers again")
     assert hub.service_pid("billing") != before
+
+
+def test_a_hub_that_ends_in_order_leaves_no_tick_to_wait_for(hub: GpuHub) -> None:
+    hub.until(lambda: hub.ticked("meter"), "there are ticks")
+    hub.stop()
+    with begin(hub.engine, read_only=True) as session:
+        assert [one.name for one in session.scalars(select(TickLease)) if one.expires_at > utcnow()] == []
+    hub.start()
 
 
 def test_services_die_with_the_hub_and_the_next_hub_starts(hub: GpuHub) -> None:
