@@ -87,6 +87,7 @@ def patience() -> Iterator[None]:
         except Error as error:
             if "ERR_NETWORK_CHANGED" not in str(error):
                 raise
+            page.wait_for_url("chrome-error://chromewebdata/")
             return go(page, url, **given)
 
     with pytest.MonkeyPatch.context() as patch:
