@@ -24,7 +24,9 @@ from .runtime import Runtime, utcnow
 
 log = logging.getLogger("remotegpu")
 
-SHIFT_SECONDS: Final = 45.0
+LEASE_SECONDS: Final = 40.0
+"""After a machine died nothing is told for as long: it has the lease nearly all the time."""
+SHIFT_SECONDS: Final = 15.0
 """How long one lease is worked under: with the last tries it ends well before the lease does."""
 REST_SECONDS: Final = 0.5
 """Between two shifts."""

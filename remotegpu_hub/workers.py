@@ -239,9 +239,11 @@ async def every(
     seconds: float,
     tick: Callable[[], Awaitable[object]],
     news: asyncio.Event | None = None,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> None:
     """Run a tick now and then every so many seconds, never two at once over all processes, and not again where another
-    copy just did it. Never ends by an error. `news` brings the next one forward, though not by everything."""
+    copy just did it. Never ends by an error. `news` brings the next one forward, though not by everything. The
+    lease lasts longer than the tick may take: for so long the others wait when its machine dies."""
     me = holder()
     first = True
     while True:
@@ -252,7 +254,7 @@ async def every(
             news.clear()
         try:
             if await asyncio.to_thread(
-                take_lease, runtime.engine, name=name, holder=me, seconds=LEASE_SECONDS, not_since=not_since, now=now
+                take_lease, runtime.engine, name=name, holder=me, seconds=lease_seconds, not_since=not_since, now=now
             ):
                 await tick()
                 await asyncio.to_thread(end_lease, runtime.engine, name=name, holder=me, now=utcnow())

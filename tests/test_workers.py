@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import Engine
 
 from remotegpu_hub import workers
+from remotegpu_hub.db import begin
 from remotegpu_hub.domain.allocations import Snapshot
 from remotegpu_hub.errors import Unavailable
 from remotegpu_hub.observed import Part, Run, Server
-from remotegpu_hub.orm import AllocationState, EndReason
+from remotegpu_hub.orm import AllocationState, EndReason, TickLease
+from remotegpu_hub.runtime import utcnow
 from remotegpu_hub.workers import Fault, compare, end_lease, every, give_back, take_lease
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -177,3 +179,20 @@ async def test_a_tick_that_fails_is_tried_again(engine: Engine, monkeypatch: pyt
     await asyncio.wait_for(done.wait(), 10)
     task.cancel()
     assert faults == []
+
+
+async def test_whoever_dies_in_a_tick_is_waited_for_as_long_as_its_lease(engine: Engine) -> None:
+    until: list[datetime] = []
+    done = asyncio.Event()
+
+    async def tick() -> None:
+        with begin(engine, read_only=True) as session:
+            until.append(session.get_one(TickLease, "test").expires_at)
+        done.set()
+
+    runtime: Any = SimpleNamespace(engine=engine)
+    before = utcnow()
+    task = asyncio.create_task(every(runtime, "test", 60, tick, lease_seconds=3600))
+    await asyncio.wait_for(done.wait(), 10)
+    task.cancel()
+    assert before + timedelta(seconds=3600) <= until[0] <= utcnow() + timedelta(seconds=3600)

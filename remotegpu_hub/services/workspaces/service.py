@@ -90,7 +90,7 @@ def ticks(runtime: Runtime) -> list[Awaitable[None]]:
         close_at_the_end(),
         workers.every(runtime, "sync", workers.SYNC_SECONDS, sync, site.hosts_changed),
         workers.every(runtime, "reconcile", workers.TICK_SECONDS, reconcile, site.runs_changed),
-        workers.every(runtime, "events", courier.REST_SECONDS, carrier.shift),
+        workers.every(runtime, "events", courier.REST_SECONDS, carrier.shift, lease_seconds=courier.LEASE_SECONDS),
         workers.every(runtime, "thresholds", courier.THRESHOLD_SECONDS, carrier.look_at_limits),
         events.Stream.feed.run(runtime),
     ]
