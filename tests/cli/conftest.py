@@ -1,6 +1,7 @@
 """The command itself is called, with its words, on a real database that a small world was built in."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,8 @@ from remotegpu_hub.runtime import Runtime, Settings
 
 from ..worlds import World
 
-HUB_ID = "clihub"
+HUB_ID = f"clihub{os.getpid()}"
+"""Tests that run beside this one look at the processes of their own hub."""
 
 
 @dataclass(frozen=True)

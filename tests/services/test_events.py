@@ -188,7 +188,9 @@ class Receiver:
 
         class Take(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(length := int(self.headers["Content-Length"]))
+                if len(body) < length:
+                    return  # who sent it was killed
                 outer.came_at.append(time.monotonic())
                 outer.got.append(({key.lower(): value for key, value in self.headers.items()}, body))
                 if outer.holding.is_set():
