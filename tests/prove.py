@@ -12,7 +12,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "prove.md"
 HEAD = """# The last `make prove`
 
 The full counts of races, kills and rounds. A row is one test: how its last run ended, what it counted, when and on which machine. A run of some
-leaves the rows of the others as they were.
+leaves the rows of the others as they were, and so does one that could not be made.
 
 | test | result | seconds | counted | ended |
 |---|---|---:|---|---|
@@ -23,7 +23,8 @@ class Prove:
     """A pytest plugin that writes the page at the end; a test adds what it counted by `record_property`."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, str] = {}
+        lines = PAGE.read_text().splitlines(keepends=True)
+        self.rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.outcome != "skipped":
@@ -33,9 +34,11 @@ class Prove:
         memory = psutil.virtual_memory().total / 2**30
         machine = f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
         ended = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {machine}"
-        self.rows[name] = f"| `{name}` | {report.outcome} | {report.duration:.0f} | {counted} | {ended} |\n"
+        row = f"| `{name}` | {report.outcome} | {report.duration:.0f} | {counted} | {ended} |\n"
+        if report.outcome == "skipped":
+            self.rows.setdefault(name, row)
+        else:
+            self.rows[name] = row
 
     def pytest_sessionfinish(self) -> None:
-        before = PAGE.read_text().splitlines(keepends=True)
-        kept = {line.split("`")[1]: line for line in before if line.startswith("| `")}
-        PAGE.write_text(HEAD + "".join({**kept, **self.rows}.values()))
+        PAGE.write_text(HEAD + "".join(self.rows.values()))

@@ -195,11 +195,11 @@ def find(call: Call, *, may: Needs) -> Environment:
         raise NotFound("The environment")
     if may == Needs.MEMBER or (own and role != Role.VIEWER):
         return one
-    if role not in ROLES[may] and own:
+    if role in ROLES[may]:
+        return one
+    if own:
         raise Denied("You are a viewer of its workspace now. Ask its owners or admins to do that.")
-    if role not in ROLES[may]:
-        raise Denied("Only its user, and the owners and admins of its workspace may do that.")
-    return one
+    raise Denied("Only its user, and the owners and admins of its workspace may do that.")
 
 
 def may_read(call: Call, one: Environment, workspace_id: Any) -> Any:
